@@ -1,0 +1,39 @@
+# The commands a person needs:  make demo   make test   make bench   make setup
+PY     ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+BPF    := $(wildcard src/pylvs/datapath/bpf/*.[ch] src/pylvs/datapath/bpf/*/*.h)
+LAYOUT := src/pylvs/datapath/_layout.py
+
+.PHONY: demo test setup bpf deps bench lint clean
+
+demo: setup
+	$(BIN)/pylvs demo
+
+test: setup
+	$(BIN)/python -m pytest tests
+
+setup: $(VENV)/.made $(LAYOUT)
+
+# Debian packages: what the build, the demo, the tests and the benchmarks run. Nothing is done when all are there.
+deps:
+	@.ci/deps
+
+$(VENV)/.made: pyproject.toml | deps
+	$(PY) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(LAYOUT): hatch_build.py $(BPF) | deps
+	$(PY) hatch_build.py
+
+bpf: $(LAYOUT)
+
+bench: setup
+	$(BIN)/python -m bench
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) src/pylvs/datapath/obj $(LAYOUT)
