@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * Every structure that the packet path and Python share, declared here and nowhere else:
+ * the build reads it back from the object's BTF and writes Python's view of it.
+ *
+ * Rules of this file:
+ *  - Addresses and ports are in network byte order, everything else in host order.
+ *  - An IPv4 address is word[0] of an address; the other words are zero.
+ *  - Times are nanoseconds of the director's clock (clock.h), timeouts are milliseconds.
+ *  - Who writes a structure is said at its head. What both sides write, they write atomically.
+ *  - A change of meaning raises LAYOUT_VERSION: programs of another version do not take over the maps.
+ */
+#pragma once
+
+enum {
+	LAYOUT_VERSION = 1,
+	TCP_STATES = 11,
+	TCP_EVENTS = 4,		/* SYN FIN ACK RST */
+	TCP_DIRECTIONS = 3,	/* INPUT OUTPUT INPUT_ONLY */
+	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
+};
+
+union address {
+	__u32 word[4];
+	__u8 byte[16];
+};
+
+/* ---- connections ------------------------------------------------------------------------------------------- */
+
+/* A packet's own addresses, as it arrives: the key under which a connection is found from either side. */
+struct tuple {
+	union address src;
+	union address dst;
+	__u16 sport;
+	__u16 dport;
+	__u8 protocol;
+	__u8 family;
+	__u16 unused;
+};
+
+enum conn_life {
+	CONN_FREE,
+	CONN_LIVE,
+	CONN_DEAD,		/* being taken apart by whoever made it so */
+};
+
+/* The kernel's connection flags, the numbers of facts section 0. In conn.status they stand above the state. */
+enum conn_flag {
+	CONN_METHOD = 0x0007,
+	CONN_NOOUTPUT = 0x0080,
+	CONN_INACTIVE = 0x0100,
+};
+
+enum method {
+	METHOD_MASQ = 0,
+	METHOD_LOCALNODE = 1,
+	METHOD_TUNNEL = 2,
+	METHOD_ROUTE = 3,
+};
+
+#define STATUS_STATE 0xffu
+#define STATUS_FLAG(flag) ((__u32)(flag) << 8)
+
+/* One connection, both directions. Written by the packet path alone; Python reads it through mmap. */
+struct conn {
+	/* The first cache line is all that an established packet touches. */
+	__u64 expires;
+	__u32 timeout;
+	__u32 dest;		/* number of the real server's struct dest */
+	__u32 status;		/* state, and conn_flag << 8: changed together, by compare-and-swap */
+	__u32 packets;		/* from the client */
+	__u32 life;		/* enum conn_life */
+	__u16 cport;
+	__u16 vport;
+	__u16 dport;
+	__u8 protocol;
+	__u8 family;
+	__u32 fwmark;		/* packet mark at birth */
+	__u64 unused_hot;
+	union address daddr;
+	/* The second line: replies, listings, the end of the connection. */
+	union address caddr;
+	union address vaddr;
+	__u64 freed;		/* when life became CONN_FREE */
+	__u64 unused_cold[3];
+};
+
+/* ---- services and real servers ------------------------------------------------------------------------------ */
+
+struct service_key {
+	union address address;
+	__u32 fwmark;
+	__u16 port;
+	__u8 protocol;
+	__u8 family;
+};
+
+enum service_flag {
+	SERVICE_USED = 1,
+};
+
+/* Written by Python alone. `pool` is the one word whose change makes a new configuration of the service visible. */
+struct service {
+	__u32 pool;		/* slot of the current pool's head; 0: none */
+	__u32 flags;		/* enum service_flag */
+	struct service_key key;
+	__u64 unused[4];
+};
+
+enum scheduler {
+	SCHED_NONE,
+	SCHED_RR,
+	SCHED_WRR,
+	SCHED_LC,
+	SCHED_WLC,
+};
+
+/* A pool is what a service schedules over: a head, then its real servers, newest first. Python writes a whole new
+ * pool and then points the service at it; of a pool in use only `state` changes, by the packet path. */
+struct pool_head {
+	__u32 scheduler;	/* enum scheduler */
+	__u32 count;
+	__u64 state;		/* the scheduler's own */
+	__u32 step;		/* wrr: greatest common divisor of the weights */
+	__u32 top;		/* wrr: highest current weight */
+	__u64 unused;
+};
+
+struct pool_server {
+	__u32 dest;
+	__s32 weight;
+	__u32 flags;		/* conn_flag that its connections are born with */
+	__u32 unused[5];
+};
+
+union pool_slot {
+	struct pool_head head;
+	struct pool_server server;
+};
+
+enum dest_flag {
+	DEST_USED = 1,
+	DEST_AVAILABLE = 2,	/* stands in its service's pool; else it waits in the trash for its connections */
+	DEST_LOCAL = 4,		/* is an address of the director itself */
+};
+
+/* What a real server is. Written by Python alone. */
+struct dest {
+	union address address;
+	__u16 port;
+	__u8 family;
+	__u8 flags;		/* enum dest_flag */
+	__u32 service;
+	struct service_key key;	/* of its service: what re-adding looks for in the trash */
+	__u64 deleted;		/* when it went to the trash */
+	__u64 unused;
+};
+
+/* How busy it is. Written by the packet path alone, atomically. */
+struct dest_load {
+	__s32 active;
+	__s32 total;
+	__u64 idle;		/* when total last became 0 */
+};
+
+/* ---- counters ----------------------------------------------------------------------------------------------- */
+
+/* Per CPU; number 0 is the director's total, then the services, then the real servers. */
+struct counters {
+	__u64 conns;
+	__u64 inpkts;
+	__u64 outpkts;
+	__u64 inbytes;
+	__u64 outbytes;
+};
+
+/* Rates as of the last visit of the estimator, and the zero point of `ipvsadm -Z`. */
+struct estimate {
+	struct counters last;
+	struct counters rate;	/* scaled: conns and packets by 1024, bytes by 32 (facts 8.3) */
+	struct counters zero;	/* written by Python */
+};
+
+/* Every packet that enters is counted under RECEIVED and under exactly one of the others. The names are what
+ * `pylvs status --drops` shows; what begins with ANSWERED_ is counted beside the packet's own reason. */
+enum reason {
+	RECEIVED,
+	FORWARDED_NAT_REQUEST,
+	FORWARDED_NAT_REPLY,
+	FORWARDED_ROUTE,
+	UP_NOT_IP,
+	UP_OTHER_HOST,
+	UP_MALFORMED,
+	UP_MARTIAN,
+	UP_PROTOCOL,
+	UP_FRAGMENT,
+	UP_NO_SERVICE,
+	UP_NO_CONNECTION,
+	UP_CLIENT_PORT_20,
+	UP_LOCAL_REAL_SERVER,
+	UP_REPLY_UNCHANGED,
+	UP_REPLY_TTL,
+	UP_REPLY_TOO_BIG,
+	UP_REPLY_NOT_ROUTED,
+	DROPPED_TRUNCATED,
+	DROPPED_NO_DESTINATION,
+	DROPPED_DESTINATION_GONE,
+	DROPPED_TABLE_FULL,
+	DROPPED_NO_ROUTE,
+	DROPPED_TTL_EXCEEDED,
+	DROPPED_TOO_BIG,
+	DROPPED_NEEDS_FRAGMENTS,
+	DROPPED_REWRITE_FAILED,
+	ANSWERED_ICMP,
+	ANSWERED_ICMP_LIMITED,
+	REASONS,
+};
+
+/* ---- the instance ------------------------------------------------------------------------------------------- */
+
+/* One, written by Python alone. */
+struct config {
+	__u32 layout_version;
+	__u32 conn_capacity;
+	__u32 max_services;
+	__u32 max_dests;
+	__u64 clock_offset;	/* added to the machine's clock: tests move it forward */
+	__u32 tcp_timeout[TCP_STATES];
+	__u32 udp_timeout;
+	__u32 conn_reuse_mode;
+	__u32 expire_nodest_conn;
+	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
+	__u32 dests_high;
+	__u32 changing;		/* 1 + number of the service a command is working on: the next one tidies up after a killed one */
+	__u32 pool_next;	/* where the next pool is looked for: a slot rests as long as it can before it is used again */
+	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
+	__u8 programs[32];	/* hash of the object that is loaded */
+	__u64 loaded;		/* seconds since the epoch */
+};
+
+/* One, written by the packet path alone. */
+struct runtime {
+	__u64 conns;		/* connections in the table */
+	__u64 fresh;		/* slots below this have been used at least once */
+	__u64 cursor;		/* where the sweep goes on */
+	__u64 swept;		/* when it last ran */
+	__u64 sweeps;		/* times it went round */
+	__u64 estimated;	/* the last slice that the estimator did, counted since the clock's start */
+	__u64 icmp_tokens;	/* the director's ICMP allowance (icmp.h) */
+	__u64 icmp_stamp;
+	__u64 timer_error;	/* what starting the timer answered, negated; 0: it runs */
+};
+
+/* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
+ * first global address, under the unspecified address. Written by Python. */
+struct own_address {
+	__u32 ifindex;
+	union address address;
+};

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * The pinned maps: the whole state of a director. Sizes given here are the least; Python sets the real ones at load.
+ * Arrays that Python reads or writes a word at a time can be mapped into its memory.
+ */
+#pragma once
+
+#define MAP(name, kind, k, v, entries, flags)		\
+	struct {					\
+		__uint(type, kind);			\
+		__type(key, k);				\
+		__type(value, v);			\
+		__uint(max_entries, entries);		\
+		__uint(map_flags, flags);		\
+	} name SEC(".maps")
+
+#define SHARED_ARRAY(name, v) MAP(name, BPF_MAP_TYPE_ARRAY, __u32, v, 1, BPF_F_MMAPABLE)
+
+SHARED_ARRAY(config, struct config);
+SHARED_ARRAY(runtime, struct runtime);
+SHARED_ARRAY(conns, struct conn);
+SHARED_ARRAY(services, struct service);
+SHARED_ARRAY(pools, union pool_slot);
+SHARED_ARRAY(dests, struct dest);
+SHARED_ARRAY(dest_loads, struct dest_load);
+SHARED_ARRAY(estimates, struct estimate);
+
+/* tuple -> number of the connection * 2 + 1 if it is the real server's side */
+MAP(conn_index, BPF_MAP_TYPE_HASH, struct tuple, __u32, 1, 0);
+MAP(service_index, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, 0);
+MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, 1, 0);
+MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0);
+MAP(own_addresses, BPF_MAP_TYPE_HASH, struct own_address, union address, 1024, 0);
+
+/* Room to look at a piece of a packet in. */
+struct scratch_bytes {
+	__u8 byte[1536];
+};
+MAP(scratch, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch_bytes, 1, 0);
+
+/* Connection slots that were used and given back, the longest idle first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} conn_free SEC(".maps");
+
+static __always_inline void *at(void *map, __u32 number)
+{
+	return bpf_map_lookup_elem(map, &number);
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * From bytes to a struct packet: Ethernet, IPv4 with options, IPv6 with extension headers, TCP and UDP.
+ * Nothing is believed that was not checked against the packet's end.
+ */
+#pragma once
+
+#define ETH_LEN 14
+#define IPV4_MIN 20
+#define IPV6_LEN 40
+#define TCP_MIN 20
+#define UDP_LEN 8
+#define HEADROOM_MAX (ETH_LEN + 60 + TCP_MIN)	/* the longest headers that are looked at in one piece */
+#define EXTENSIONS_MAX 8
+
+enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
+
+struct packet {
+	struct tuple tuple;
+	__u32 length;		/* from the IP header on */
+	__u16 l4;		/* offset of the TCP or UDP header from the frame's start */
+	__u8 tcp_flags;
+	__u8 ttl;
+	__u8 tos;
+	__u8 dont_fragment;
+	__u8 truncated;		/* ports are there, the rest of the TCP or UDP header is not */
+};
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* The sum over the IPv4 header, options included, is all ones if it arrived whole. */
+static __always_inline int ipv4_header_sound(const struct iphdr *ip, const void *end)
+{
+	const __u32 *word = (const void *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+
+	if (ip->ihl > 5) {
+#pragma unroll
+		for (int i = 5; i < 15; i++) {
+			if (i >= ip->ihl)
+				break;
+			if ((const void *)(word + i + 1) > end)
+				return 0;
+			sum += word[i];
+		}
+	}
+	return fold(sum) == 0xffff;
+}
+
+static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + ETH_LEN;
+	__u32 total;
+
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return UP_MALFORMED;
+	if (!ipv4_header_sound(ip, end))
+		return UP_MALFORMED;
+	total = bpf_ntohs(ip->tot_len);
+	p->l4 = ETH_LEN + ip->ihl * 4;
+	if (skb->gso_size)	/* a merged packet may be longer than the field can say */
+		total = skb->len - ETH_LEN;
+	if (total + ETH_LEN > skb->len || total + ETH_LEN < p->l4)
+		return UP_MALFORMED;
+	p->length = total;
+	p->tuple.family = AF_INET;
+	p->tuple.protocol = ip->protocol;
+	p->tuple.src.word[0] = ip->saddr;
+	p->tuple.dst.word[0] = ip->daddr;
+	p->ttl = ip->ttl;
+	p->tos = ip->tos;
+	p->dont_fragment = !!(ip->frag_off & bpf_htons(0x4000));
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+		return UP_PROTOCOL;
+	if (ip->frag_off & bpf_htons(0x3fff))
+		return UP_FRAGMENT;
+	return RECEIVED;
+}
+
+static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + ETH_LEN;
+	__u32 at = ETH_LEN + IPV6_LEN;
+	__u8 next;
+
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return UP_MALFORMED;
+	p->length = IPV6_LEN + bpf_ntohs(ip->payload_len);
+	if (skb->gso_size)
+		p->length = skb->len - ETH_LEN;
+	if (p->length + ETH_LEN > skb->len)
+		return UP_MALFORMED;
+	p->tuple.family = AF_INET6;
+	__builtin_memcpy(&p->tuple.src, &ip->saddr, 16);
+	__builtin_memcpy(&p->tuple.dst, &ip->daddr, 16);
+	p->ttl = ip->hop_limit;
+	p->tos = (bpf_ntohs(*(__u16 *)ip) >> 4) & 0xff;
+	p->dont_fragment = 1;
+	next = ip->nexthdr;
+
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		__u8 header[2];
+
+		if (next == IPPROTO_TCP || next == IPPROTO_UDP) {
+			p->tuple.protocol = next;
+			p->l4 = at;
+			return RECEIVED;
+		}
+		if (next == IPPROTO_FRAGMENT)
+			return UP_FRAGMENT;
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			return UP_PROTOCOL;
+		if (at + 8 > p->length + ETH_LEN || bpf_skb_load_bytes(skb, at, header, sizeof(header)))
+			return UP_MALFORMED;
+		next = header[0];
+		at += (header[1] + 1) * 8;
+	}
+	return UP_MALFORMED;
+}
+
+/* The ports and TCP flags. UP_MALFORMED: not even the ports are there. */
+static __always_inline int parse_transport(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 left = p->length + ETH_LEN - p->l4, want = p->tuple.protocol == IPPROTO_TCP ? TCP_MIN : UDP_LEN;
+	void *data, *end;
+	__u16 *port;
+	__u32 l4 = p->l4;
+
+	if (p->length + ETH_LEN < l4 + 4)
+		return UP_MALFORMED;
+	p->truncated = left < want;
+	l4 &= 0xfff;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	port = data + l4;
+	if ((void *)port + UDP_LEN > end || (want == TCP_MIN && (void *)port + TCP_MIN > end)) {
+		/* short, or its headers lie in more than one piece */
+		if (bpf_skb_pull_data(skb, left < want ? l4 + 4 : l4 + want))
+			return UP_MALFORMED;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		port = data + l4;
+		if ((void *)(port + 2) > end)
+			return UP_MALFORMED;
+	}
+	p->tuple.sport = port[0];
+	p->tuple.dport = port[1];
+	if (p->tuple.protocol == IPPROTO_TCP && !p->truncated) {
+		if ((void *)port + TCP_MIN > end)
+			return UP_MALFORMED;
+		p->tcp_flags = ((__u8 *)port)[13];
+	}
+	return RECEIVED;
+}
+
+/* RECEIVED if the packet is one that could be ours, else why it is handed up. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	int why;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return UP_NOT_IP;
+	if (skb->pkt_type != PACKET_HOST)
+		return UP_OTHER_HOST;
+	if (data + ETH_LEN + IPV6_LEN > end) {
+		/* a short packet, or one whose headers are not in the first piece */
+		if (bpf_skb_pull_data(skb, skb->len < HEADROOM_MAX ? skb->len : HEADROOM_MAX))
+			return UP_MALFORMED;
+	}
+	why = skb->protocol == bpf_htons(ETH_P_IP) ? parse_ipv4(skb, p) : parse_ipv6(skb, p);
+	return why == RECEIVED ? parse_transport(skb, p) : why;
+}

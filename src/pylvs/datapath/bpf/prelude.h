@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * What every program begins with: the kernel's headers and ours that all share.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* From headers that would bring in the C library's. */
+#define AF_INET 2
+#define AF_INET6 10
+#define PACKET_HOST 0
+#define EEXIST 17
+#define CLOCK_MONOTONIC 1
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
+
+#include "layout.h"
+#include "maps.h"
+#include "clock.h"

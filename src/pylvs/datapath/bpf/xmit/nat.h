@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * LVS-NAT: a request gets the real server's address and port as its destination, a reply the VIP's as its source
+ * (facts 6.4, 6.5). Transport checksums go through the kernel's helpers, which know what a device still has to
+ * finish; the IPv4 header's own is always complete and is mended in place.
+ */
+#pragma once
+
+#define UDP_CHUNK 512
+
+struct udp_sum {
+	struct __sk_buff *skb;
+	__u32 at;
+	__u32 left;
+	__s64 sum;
+};
+
+static long udp_sum_step(__u64 i, struct udp_sum *u)
+{
+	__u8 *buffer = at(&scratch, 0);
+	__u32 size = u->left > UDP_CHUNK ? UDP_CHUNK : u->left;
+
+	if (!buffer || !size || size > UDP_CHUNK)
+		return 1;
+	if (bpf_skb_load_bytes(u->skb, u->at, buffer, size))
+		return 1;
+	if (size < UDP_CHUNK)
+		__builtin_memset(buffer + size, 0, 4);
+	u->sum = bpf_csum_diff(NULL, 0, (__be32 *)buffer, (size + 3) & ~3u, u->sum);
+	u->at += size;
+	u->left -= size;
+	return 0;
+}
+
+/* A UDP datagram without a checksum leaves with a real one, as from kernel IPVS. The field is 0 when this is called. */
+static __noinline int udp_fill_checksum(struct __sk_buff *skb, __u32 l4, __u32 src, __u32 dst)
+{
+	struct udp_sum u = { .skb = skb, .at = l4 };
+	__u16 length, sum;
+
+	if (bpf_skb_load_bytes(skb, l4 + 4, &length, 2))
+		return 0;
+	u.left = bpf_ntohs(length);
+	if (u.left < UDP_LEN)
+		return 1;	/* nonsense: left as it came */
+	u.sum = (__u64)src + dst + bpf_htons(IPPROTO_UDP) + length;
+	u.sum = (u.sum & 0xffffffff) + (u.sum >> 32);
+	bpf_loop(65536 / UDP_CHUNK, udp_sum_step, &u, 0);
+	if (u.left)
+		return 0;
+	sum = ~fold((__u32)u.sum);
+	if (!sum)
+		sum = 0xffff;
+	return bpf_skb_store_bytes(skb, l4 + 6, &sum, 2, 0) == 0;
+}
+
+static __always_inline int sums_after(struct __sk_buff *skb, const struct packet *p, const union address *old_addr,
+				      const union address *new_addr, __u16 old_port, __u16 new_port)
+{
+	__u32 at = p->l4 + (p->tuple.protocol == IPPROTO_TCP ? 16 : 6);
+	__u64 zero_means_none = p->tuple.protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	__s64 diff;
+
+	if (p->tuple.family == AF_INET) {
+		if (bpf_l4_csum_replace(skb, at, old_addr->word[0], new_addr->word[0],
+					4 | BPF_F_PSEUDO_HDR | zero_means_none))
+			return 0;
+	} else {
+		diff = bpf_csum_diff((__be32 *)old_addr, 16, (__be32 *)new_addr, 16, 0);
+		if (bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | zero_means_none))
+			return 0;
+	}
+	if (old_port != new_port &&
+	    bpf_l4_csum_replace(skb, at, old_port, new_port, 2 | zero_means_none))
+		return 0;
+	return 1;
+}
+
+static __always_inline void mend_ipv4_sum(struct iphdr *ip, __u32 old, __u32 new)
+{
+	__u64 sum = (__u16)~ip->check;
+
+	sum += (__u32)~old;
+	sum += new;
+	ip->check = ~fold(sum);
+}
+
+/* Put new_addr:new_port into the destination (a request) or the source (a reply), and decrement the TTL. */
+static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const union address *new_addr,
+				       __u16 new_port, int reply)
+{
+	const union address *old_addr = reply ? &p->tuple.src : &p->tuple.dst;
+	__u16 old_port = reply ? p->tuple.sport : p->tuple.dport, udp_sum = 1;
+	void *data, *end;
+	__u32 l4 = p->l4 & 0xfff;
+	__u16 *port;
+
+	if (!sums_after(skb, p, old_addr, new_addr, old_port, new_port))
+		return 0;
+	if (!decrement_ttl(skb, p->tuple.family))
+		return 0;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	port = data + l4;
+	if (data + l4 + UDP_LEN > end)
+		return 0;
+	port[!reply] = new_port;
+	if (p->tuple.protocol == IPPROTO_UDP)
+		udp_sum = port[3];
+	if (p->tuple.family == AF_INET) {
+		struct iphdr *ip = data + ETH_LEN;
+
+		if ((void *)(ip + 1) > end)
+			return 0;
+		mend_ipv4_sum(ip, old_addr->word[0], new_addr->word[0]);
+		if (reply)
+			ip->saddr = new_addr->word[0];
+		else
+			ip->daddr = new_addr->word[0];
+		if (!udp_sum)
+			return udp_fill_checksum(skb, l4, reply ? new_addr->word[0] : p->tuple.src.word[0],
+						 reply ? p->tuple.dst.word[0] : new_addr->word[0]);
+	} else {
+		struct ipv6hdr *ip = data + ETH_LEN;
+
+		if ((void *)(ip + 1) > end)
+			return 0;
+		if (reply)
+			__builtin_memcpy(&ip->saddr, new_addr, 16);
+		else
+			__builtin_memcpy(&ip->daddr, new_addr, 16);
+	}
+	return 1;
+}
