@@ -29,6 +29,7 @@ TUN_IPIP, TUN_GUE, TUN_GRE = range(3)
 TUN_NOCSUM, TUN_CSUM, TUN_REMCSUM = range(3)
 
 SCHEDULER_FLAGS = {"sh": ("sh-fallback", "sh-port"), "mh": ("mh-fallback", "mh-port")}
+GENERIC_FLAGS = ("flag-1", "flag-2", "flag-3")  # the kernel keeps three bits for every scheduler, named or not
 DEFAULT_SCHEDULER = "wlc"
 NETMASK_ALL = 0xFFFFFFFF
 WEIGHT_MAX = 0x7FFFFFFF
@@ -45,7 +46,7 @@ class VirtualService(NamedTuple):
         family: AF_INET or AF_INET6.
         fwmark: the firewall mark, or 0.
         scheduler: name of the scheduler.
-        scheduler_flags: of SCHEDULER_FLAGS[scheduler], in that order.
+        scheduler_flags: of scheduler_flag_names(scheduler), in that order.
         persistent: timeout of persistence templates in seconds; 0: not persistent.
         netmask: granularity of persistence: an IPv4 mask as an integer in host order, or an IPv6 prefix length.
         persistence_engine: "" or "sip".
@@ -205,6 +206,12 @@ def protocol_name(protocol: int) -> str:
     return PROTOCOL_NAMES.get(protocol) or f"IP_{protocol}"
 
 
+def scheduler_flag_names(scheduler: str) -> tuple[str, ...]:
+    """The names of a scheduler's three flag bits, lowest bit first: its own names, then the generic ones."""
+    own = SCHEDULER_FLAGS.get(scheduler, ())
+    return own + GENERIC_FLAGS[len(own) :]
+
+
 def virtual_service(
     address: str = "",
     port: int = 0,
@@ -246,10 +253,10 @@ def virtual_service(
         family = family_of(address)
     _in_range("port", port, 0, 65535)
     _in_range("persistence timeout (seconds)", persistent, 0, 0xFFFFFFFF)
-    allowed = SCHEDULER_FLAGS.get(scheduler, ())
+    allowed = scheduler_flag_names(scheduler)
     for flag in scheduler_flags:
         if flag not in allowed:
-            raise InvalidValue(f"scheduler {scheduler} has no flag '{flag}'" + (f"; it has {', '.join(allowed)}" if allowed else ""))
+            raise InvalidValue(f"scheduler {scheduler} has no flag '{flag}'; it has {', '.join(allowed)}")
     if netmask is None:
         netmask = 128 if family == AF_INET6 else NETMASK_ALL
     elif family == AF_INET6:
