@@ -8,9 +8,11 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from pylvs.lab.topology import Topology, addressing, sysctls
+from pylvs.lab.topology import Host, Topology, addressing, sysctls
+from pylvs.lab.waiting import wait_for
 
 CLONE_NEWNET = 0x40000000
 NETNS = Path("/run/netns")
@@ -87,16 +89,19 @@ def namespaces_of(lab: str, topology: Topology) -> list[str]:
 def wiring(lab: str, topology: Topology) -> list[str]:
     """Lines for `ip -batch` that make the namespaces and the cables between them."""
     lines = [f"netns add {namespace}" for namespace in namespaces_of(lab, topology)]
-    for network in topology.networks:
+    for position, network in enumerate(topology.networks):
+        # Interfaces whose peer has the same number are taken for hardware by the kernel, which then lets their "link
+        # is up" wait for a second: one end of each cable is numbered out of the way.
+        index = 100 * (position + 1)
         ends = [(namespace_of(lab, host.name), interface.name) for host, interface in topology.members(network.name)]
         if network.name not in topology.switches:
             (a, a_port), (b, b_port) = ends
-            lines.append(f"link add {a_port} netns {a} type veth peer name {b_port} netns {b}")
+            lines.append(f"link add {a_port} index {index} netns {a} type veth peer name {b_port} netns {b}")
             continue
         switch = namespace_of(lab, network.name)
         lines.append(f"link add br0 netns {switch} type bridge forward_delay 0 stp_state 0 mcast_snooping 0")
         lines += [
-            f"link add {port} netns {namespace} type veth peer name p{number} netns {switch}"
+            f"link add {port} index {index + number} netns {namespace} type veth peer name p{number} netns {switch}"
             for number, (namespace, port) in enumerate(ends)
         ]
     return lines
@@ -117,6 +122,20 @@ def build(lab: str, topology: Topology) -> None:
             ip_batch(addressing(topology, host))
             if host.routing6:
                 ip_batch(host.routing6, "-6")
+    for host in topology.hosts:
+        with entered(namespace_of(lab, host.name)):
+            wait_for(partial(links_are_ready, host), f"the links of {host.name} to come up")
+
+
+def links_are_ready(host: Host) -> bool:
+    """Whether IPv6 uses every link: until the kernel has noticed that a link is up, packets find no route.
+
+    The link-local address comes last in that, so it is what to look for.
+    """
+    with open("/proc/thread-self/net/if_inet6", encoding="ascii") as file:
+        rows = [line.split() for line in file]
+    ready = {name for address, _, _, _, flags, name in rows if address.startswith("fe80") and not int(flags, 16) & 0x40}
+    return ready.issuperset(interface.name for interface in host.interfaces)
 
 
 def write_sysctls(settings: Iterable[tuple[str, str]]) -> None:
