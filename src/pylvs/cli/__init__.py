@@ -1,0 +1,69 @@
+"""The `pylvs` command: everything beside what `ipvsadm` does."""
+
+import sys
+from importlib import import_module
+
+from pylvs.errors import LVSError
+
+# command -> the module of pylvs.cli that has main(argv)
+COMMANDS = {
+    "status": ("status", "what the director is, where it is attached, how full its table is; --drops: why packets went where"),
+    "load": ("instance", "load the packet path, or put this version's programs in the place of those that run"),
+    "unload": ("instance", "remove the packet path with all services and connections"),
+    "attach": ("instance", "put the packet path on an interface"),
+    "detach": ("instance", "take it off an interface"),
+    "prune": ("instance", "remove what is left of network namespaces that are gone"),
+    "lab": ("lab", "clusters in network namespaces, to try things out"),
+    "demo": ("demo", "a minute's tour: two clusters, real connections, what ipvsadm shows"),
+}
+INTERNAL_ERROR = 70
+
+
+def usage() -> str:
+    lines = [
+        "usage: pylvs COMMAND [ARGUMENT...]",
+        "",
+        "The Linux Virtual Server with its packet path in eBPF. Services and real servers are",
+        "configured with ipvsadm; pylvs is for the rest:",
+        "",
+    ]
+    lines += [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
+    lines += ["", "pylvs COMMAND --help tells more. All of them act on the network namespace they run in.", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The console script. Returns the exit code: 0, 1 for a refusal, 2 for a wrong command line."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        import pylvs
+
+        print(f"pylvs {pylvs.__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"pylvs: there is no command '{arguments[0]}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        result: int = import_module(f"pylvs.cli.{COMMANDS[arguments[0]][0]}").main(
+            arguments if COMMANDS[arguments[0]][0] == "instance" else arguments[1:]
+        )
+        sys.stdout.flush()
+        return result
+    except LVSError as error:
+        print(f"pylvs: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except PermissionError as error:
+        print(f"pylvs: {error.filename or arguments[0]}: permission denied; pylvs needs root", file=sys.stderr)
+        return 1
+    except Exception as error:
+        print(f"pylvs: internal error: {type(error).__name__}: {error}; please report it with the command line",
+              file=sys.stderr)
+        return INTERNAL_ERROR

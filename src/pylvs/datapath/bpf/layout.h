@@ -12,7 +12,7 @@
  */
 #pragma once
 
-enum {
+enum limit {
 	LAYOUT_VERSION = 1,
 	TCP_STATES = 11,
 	TCP_EVENTS = 4,		/* SYN FIN ACK RST */
@@ -233,6 +233,8 @@ struct config {
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on: the next one tidies up after a killed one */
 	__u32 pool_next;	/* where the next pool is looked for: a slot rests as long as it can before it is used again */
+	__u64 pool_wrapped;	/* when that last began again at the start */
+	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
 	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
@@ -256,4 +258,15 @@ struct runtime {
 struct own_address {
 	__u32 ifindex;
 	union address address;
+};
+
+/* An enumeration gets into BTF, and so to Python, only where something has its type. */
+union names {
+	enum limit limit;
+	enum conn_life conn_life;
+	enum conn_flag conn_flag;
+	enum service_flag service_flag;
+	enum scheduler scheduler;
+	enum dest_flag dest_flag;
+	enum reason reason;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * The director's heartbeat. `start` is run once at load and starts the timer; `round` does at once what the timer
+ * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
  * does bit by bit, for commands and tests that want to see the present.
  */
 #include "prelude.h"
@@ -45,7 +45,7 @@ int start(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int round(struct __sk_buff *skb)
+int catch_up(struct __sk_buff *skb)
 {
 	const struct config *cfg = at(&config, 0);
 	struct runtime *rt = at(&runtime, 0);

@@ -188,4 +188,5 @@ int ingress(struct __sk_buff *skb)
 	return verdict;
 }
 
+const volatile union names names;
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,95 @@
+"""Build hook: compile the eBPF objects with clang, and write Python's view of their layout from their BTF.
+
+Also a command: `python hatch_build.py` does the same in the tree, for `make`.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+DATAPATH = ROOT / "src" / "pylvs" / "datapath"
+SOURCES = ("tc", "sweep")
+CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
+SHARED = ("conn", "tuple", "service_key", "service", "pool_head", "pool_server", "dest", "dest_load",
+          "counters", "estimate", "config", "runtime", "own_address")
+
+
+def find_clang() -> str:
+    for name in (os.environ.get("CLANG", ""), *CLANGS):
+        if name and shutil.which(name):
+            return name
+    raise SystemExit("pylvs: no clang found to compile the eBPF programs; on Debian: apt-get install clang libbpf-dev")
+
+
+def compile_objects() -> None:
+    """Compile every program into datapath/obj/, each replaced in one step."""
+    clang = find_clang()
+    target = DATAPATH / "obj"
+    target.mkdir(exist_ok=True)
+    # Debian keeps asm/ under the compiling machine's own triplet, which clang forgets when it aims at BPF
+    triplet = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
+    for name in SOURCES:
+        fresh = target / f"{name}.bpf.o.new"
+        command = [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror",
+                   f"-I/usr/include/{triplet}", "-c", str(DATAPATH / "bpf" / f"{name}.bpf.c"), "-o", str(fresh)]
+        if subprocess.run(command).returncode:
+            raise SystemExit(f"pylvs: clang could not compile {name}.bpf.c; its headers are in Debian's libbpf-dev")
+        strip = shutil.which("llvm-strip") or shutil.which(f"llvm-strip-{clang.rpartition('-')[2]}")
+        if strip:  # debug information only; BTF stays
+            subprocess.run([strip, "-g", str(fresh)], check=True)
+        fresh.replace(target / f"{name}.bpf.o")
+
+
+def write_layout() -> None:
+    """Write datapath/_layout.py from the objects' BTF."""
+    spec = importlib.util.spec_from_file_location("btf", DATAPATH / "btf.py")
+    assert spec and spec.loader
+    btf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(btf)
+    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in SOURCES}
+    lines = ['"""Made by the build from the objects\' BTF; the declarations are in bpf/layout.h."""', ""]
+    for name in SHARED:
+        source = next(o for o in objects.values() if name in o.structs)
+        size, members = source.structs[name]
+        fields = {member: (offset, source.format(number)[0]) for member, (offset, number) in members.items()}
+        lines.append(f"{name.upper()} = ({size}, {fields!r})")
+    constants: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for source in objects.values():
+        for title, values in source.enums.items():
+            (reasons if title == "reason" else constants).update(values)
+    lines += ["", *(f"{name} = {value}" for name, value in sorted(constants.items()) if name.isupper())]
+    names = [name.lower() for name, value in sorted(reasons.items(), key=lambda item: item[1]) if name != "REASONS"]
+    lines += ["", f"REASONS = {tuple(names)!r}", ""]
+    variables = {name: source.variables.get(".rodata", {}) for name, source in objects.items()}
+    lines += [f"RODATA = {variables!r}", ""]
+    fresh = DATAPATH / "_layout.py.new"
+    fresh.write_text("\n".join(lines))
+    fresh.replace(DATAPATH / "_layout.py")
+
+
+def build() -> None:
+    compile_objects()
+    write_layout()
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # as a command, outside a build
+    BuildHookInterface = object  # type: ignore[assignment,misc]
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    def initialize(self, version: str, build_data: dict) -> None:
+        build()
+        build_data["pure_python"] = True
+        build_data["tag"] = "py3-none-any"
+
+
+if __name__ == "__main__":
+    sys.exit(build())

@@ -1,0 +1,80 @@
+"""pylvs load, unload, attach, detach, prune: the packet path's coming and going."""
+
+import argparse
+
+from pylvs.datapath import instance, interfaces
+from pylvs.errors import DatapathError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pylvs", add_help=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    load = commands.add_parser(
+        "load",
+        help="load the packet path",
+        description="Load the packet path into this network namespace and attach it to every interface. "
+        "If it is loaded already, its programs are replaced by this version's, without losing a connection. "
+        "ipvsadm does the first by itself when something is configured.",
+    )
+    load.add_argument("--conn-tab-bits", type=int, metavar="N",
+                      help="room for 2^N connections (12 to 26); default: by the machine's memory")
+    load.add_argument("--max-services", type=int, default=instance.MAX_SERVICES, metavar="N",
+                      help="room for N virtual services (default %(default)s)")
+    load.add_argument("--max-dests", type=int, default=instance.MAX_DESTS, metavar="N",
+                      help="room for N real servers (default %(default)s)")
+    commands.add_parser(
+        "unload",
+        description="Remove the packet path from this network namespace, with all services, connections and counters. "
+        "Packets then take the stack's own way.",
+    )
+    for name, text in (
+        ("attach", "Put the packet path on an interface that appeared after it was loaded, or was detached."),
+        ("detach", "Take the packet path off an interface: its packets take the stack's own way."),
+    ):
+        commands.add_parser(name, description=text).add_argument("interface", metavar="IFACE")
+    commands.add_parser("prune", description="Remove the pinned state of network namespaces that no longer exist.")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "load":
+        return _load(arguments)
+    if arguments.command == "unload":
+        print("unloaded" if instance.unload() else "nothing was loaded")
+        return 0
+    if arguments.command == "prune":
+        gone = instance.prune()
+        print(f"removed {len(gone)}: {', '.join(gone)}" if gone else "nothing to remove")
+        return 0
+    running = instance.find()
+    if running is None:
+        raise DatapathError("no director is loaded in this network namespace; pylvs load, or configure one with ipvsadm")
+    interface = interfaces.find(arguments.interface)
+    with running.locked():
+        if arguments.command == "attach":
+            running.attach(interface)
+            print(f"attached to {interface.name} ({running.attached()[interface.index]})")
+        elif running.detach(interface):
+            print(f"detached from {interface.name}")
+        else:
+            print(f"was not attached to {interface.name}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    running = instance.find()
+    if running is None:
+        running = instance.load(arguments.conn_tab_bits, arguments.max_services, arguments.max_dests)
+        print(f"loaded: room for {running.config.get(0, 'conn_capacity')} connections, "
+              f"attached to {len(running.attached())} interfaces")
+        return 0
+    if arguments.conn_tab_bits is not None and 1 << arguments.conn_tab_bits != running.config.get(0, "conn_capacity"):
+        raise DatapathError("the connection table of a running director keeps its size; pylvs unload first")
+    with running.locked():
+        if running.outdated():
+            running.replace_programs()
+            print("programs replaced; connections and configuration are as they were")
+        else:
+            print("loaded already, by this version")
+    return 0

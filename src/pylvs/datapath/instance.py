@@ -1,0 +1,463 @@
+"""One director's packet path in one network namespace: load it, find it, replace its programs, remove it.
+
+The state is in the pins (see `bpffs.py`); an `Instance` is only a process's view of it. Making one is all or nothing:
+everything is pinned and attached under `new/`, and the last step is a rename to `current/`.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pylvs.datapath import _layout, bpffs, interfaces, layout, netlink, syscall
+from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
+from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
+from pylvs.protocols import tcp, udp
+
+SHARED = {
+    "config": layout.CONFIG,
+    "runtime": layout.RUNTIME,
+    "conns": layout.CONN,
+    "services": layout.SERVICE,
+    "pools": layout.POOL_HEAD,
+    "dests": layout.DEST,
+    "dest_loads": layout.DEST_LOAD,
+    "estimates": layout.ESTIMATE,
+}
+HASHES = ("conn_index", "service_index", "own_addresses")
+COUNTERS = ("counters", "reasons")
+MAX_SERVICES, MAX_DESTS = 4096, 16384
+CONN_BITS = range(12, 27)
+_FORWARDING = ("/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding")
+_FRAME = bytes(64)
+_CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
+
+
+def default_conn_bits() -> int:
+    """2**this connections fit by default: modest, about a 64th of the memory of a small machine, 2**18 at most."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(14, min(18, (memory // 64 // 400).bit_length() - 1))
+
+
+def programs_hash() -> bytes:
+    """What tells one build of the programs from another."""
+    from hashlib import sha256
+
+    from pylvs.datapath.object import DIRECTORY
+
+    digest = sha256()
+    for name in ("tc", "sweep"):
+        try:
+            with open(os.path.join(DIRECTORY, f"{name}.bpf.o"), "rb") as file:
+                digest.update(file.read())
+        except FileNotFoundError:
+            raise DatapathError("the eBPF objects are missing: this copy of pylvs was not built; run make setup") from None
+    return digest.digest()
+
+
+class Instance:
+    """The pinned state of a director, open for reading and changing.
+
+    Attributes:
+        config, runtime, conns, services, pools, dests, dest_loads, estimates: the shared arrays.
+        service_index, own_addresses: hashes.
+        counters, reasons: per-CPU counters.
+    """
+
+    config: SharedArray
+    runtime: SharedArray
+    conns: SharedArray
+    services: SharedArray
+    pools: SharedArray
+    dests: SharedArray
+    dest_loads: SharedArray
+    estimates: SharedArray
+    conn_index: Hash
+    service_index: Hash
+    own_addresses: Hash
+    counters: PerCpuArray
+    reasons: PerCpuArray
+
+    def __init__(self, directory: str):
+        """Open what is pinned under `directory`/current.
+
+        Raises:
+            FileNotFoundError: nothing is.
+            DatapathError: it was made by a pylvs whose structures differ from ours.
+        """
+        self.directory = directory
+        self._opened: dict[str, SharedArray | Hash | PerCpuArray] = {}
+        self._fds: dict[str, int] = {}
+        try:
+            self._open("config")
+            version = self.config.get(0, "layout_version")
+            if version != _layout.LAYOUT_VERSION:
+                raise ValueError(f"version {version}")
+        except ValueError as error:
+            self.close()
+            raise DatapathError(
+                f"the director that runs here was loaded by another version of pylvs ({error}, ours is version "
+                f"{_layout.LAYOUT_VERSION}); use that version, or start afresh: pylvs unload"
+            ) from None
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        return f"{self.directory}/current"
+
+    def __getattr__(self, name: str) -> SharedArray | Hash | PerCpuArray:
+        # a command opens the maps that it needs, and no others
+        if name in SHARED or name in HASHES or name in COUNTERS:
+            return self._open(name)
+        raise AttributeError(name)
+
+    def _open(self, name: str) -> SharedArray | Hash | PerCpuArray:
+        fd = self._fds[name] = syscall.get(f"{self.path}/maps/{name}")
+        opened: SharedArray | Hash | PerCpuArray
+        if name in SHARED:
+            opened = SharedArray(fd, SHARED[name])
+        else:
+            opened = Hash(fd) if name in HASHES else PerCpuArray(fd)
+        self._opened[name] = opened
+        setattr(self, name, opened)
+        return opened
+
+    def close(self) -> None:
+        """Let go of the maps. The director goes on."""
+        for opened in self._opened.values():
+            if isinstance(opened, SharedArray):
+                opened.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._opened.clear()
+        self._fds.clear()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the namespace's lock while changing something.
+
+        Raises:
+            DatapathError: the director was unloaded meanwhile.
+        """
+        with bpffs.locked(self.directory, create=False):
+            if not os.path.isdir(self.path):
+                raise DatapathError("the director was unloaded by another command")
+            yield
+
+    def now(self) -> int:
+        """The director's clock: nanoseconds."""
+        offset: int = self.config.get(0, "clock_offset")
+        return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) + offset
+
+    def program(self, name: str) -> int:
+        """A new file descriptor for one of the programs: ingress, start or catch_up."""
+        return syscall.get(f"{self.path}/programs/{name}")
+
+    def run(self, name: str) -> int:
+        """Run `start` or `catch_up` once; 0 if it succeeded."""
+        fd = self.program(name)
+        try:
+            return syscall.run(fd, _FRAME)[0]
+        finally:
+            os.close(fd)
+
+    # ---- interfaces -------------------------------------------------------------------------------------------------
+
+    def attach(self, interface: netlink.Interface) -> None:
+        """Put the packet path on an interface."""
+        fd = self.program("ingress")
+        try:
+            interfaces.attach(f"{self.path}/links", fd, interface.index)
+        finally:
+            os.close(fd)
+        self.learn_addresses()
+
+    def detach(self, interface: netlink.Interface) -> bool:
+        """Take it off again; False if it was not there."""
+        return interfaces.detach(f"{self.path}/links", interface.index)
+
+    def attached(self) -> dict[int, str]:
+        """Interface number -> how ("tcx" or "clsact")."""
+        return interfaces.attached(f"{self.path}/links")
+
+    def learn_addresses(self) -> None:
+        """Tell the packet path our IPv6 addresses, from which ICMPv6 errors are sent."""
+        _learn_addresses(self.own_addresses)
+
+    # ---- programs ---------------------------------------------------------------------------------------------------
+
+    def outdated(self) -> bool:
+        """Do other programs run than those of this pylvs?"""
+        return bool(self.config.get(0, "programs") != programs_hash())
+
+    def replace_programs(self) -> None:
+        """Put this pylvs's programs in the place of those that run. Connections and configuration stay, and no packet
+        meets an interface without a program.
+
+        Raises:
+            DatapathError: the kernel refuses them; then the old ones go on.
+        """
+        maps = {name: syscall.get(f"{self.path}/maps/{name}") for name in os.listdir(f"{self.path}/maps")}
+        try:
+            programs = _load({}, maps)[1]
+        finally:
+            for fd in maps.values():
+                os.close(fd)
+        try:
+            links = f"{self.path}/links"
+            for ifindex in interfaces.attached(links):
+                interfaces.attach(links, programs["ingress"], ifindex)
+            for name, fd in programs.items():
+                fresh = f"{self.path}/programs/{name}_new"
+                if os.path.exists(fresh):
+                    os.unlink(fresh)
+                syscall.pin(fd, fresh)
+                os.rename(fresh, f"{self.path}/programs/{name}")
+        finally:
+            for fd in programs.values():
+                os.close(fd)
+        self.run("start")
+        self.config.put(0, "programs", programs_hash())
+        self.config.put(0, "loaded", int(time.time()))
+
+
+def _learn_addresses(own: Hash) -> None:
+    wanted: dict[bytes, bytes] = {}
+    for address in netlink.addresses():
+        if len(address.address) != 16:
+            continue
+        pack = layout.OWN_ADDRESS.pack
+        wanted[pack(ifindex=address.ifindex, address=address.address)] = address.address
+        if address.globally:
+            wanted.setdefault(pack(ifindex=address.ifindex), address.address)
+    for key in own.keys():
+        if key not in wanted:
+            own.delete(key)
+    for key, value in list(wanted.items())[: own.entries]:
+        own.put(key, value)
+
+
+def _load(sizes: dict[str, int], existing: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Load both objects over one set of maps. Returns (maps, programs) as file descriptors."""
+    from pylvs.datapath.object import Object
+
+    constants = {
+        "tcp_next": tcp.table_bytes(),
+        "tcp_active": tcp.active_bytes(),
+        "cpus": possible_cpus().to_bytes(4, "little"),
+    }
+    traffic = Object("tc", sizes, existing, constants)
+    # the second object works on the maps that the first one has made
+    heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, constants)
+    maps = {**heartbeat.maps, **traffic.maps}
+    for name, fd in heartbeat.maps.items():
+        if maps[name] != fd:
+            os.close(fd)
+    for name in [name for name in maps if "." in name]:  # constants belong to their program alone
+        os.close(maps.pop(name))
+    return maps, {**traffic.programs, **heartbeat.programs}
+
+
+def directory(create: bool = False) -> str | None:
+    """The pin directory of our network namespace; None if there are no pins at all and none are to be made."""
+    root = bpffs.root(create)
+    return f"{root}/{bpffs.namespace_cookie()}" if root else None
+
+
+def find() -> Instance | None:
+    """The director of our network namespace, if one is loaded.
+
+    Raises:
+        NotPermitted, DatapathError
+    """
+    where = directory()
+    if where is None:
+        return None
+    try:
+        return Instance(where)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise NotPermitted("the director's maps cannot be opened: permission denied; pylvs needs root") from None
+
+
+def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_dests: int = MAX_DESTS) -> Instance:
+    """The director of our network namespace, loaded and attached to every interface if there was none.
+
+    Args:
+        conn_bits: 2**this connections fit; None for what suits the machine's memory.
+        max_services, max_dests: how many virtual services and real servers fit.
+
+    Raises:
+        InvalidValue: a size is out of range.
+        NotPermitted, DatapathError
+    """
+    if conn_bits is not None and conn_bits not in CONN_BITS:
+        raise InvalidValue(f"the connection table's size 2^{conn_bits} is out of range; "
+                           f"it may be 2^{CONN_BITS[0]} to 2^{CONN_BITS[-1]}")
+    for what, number, most in (("services", max_services, 1 << 20), ("real servers", max_dests, 1 << 22)):
+        if not 1 <= number <= most:
+            raise InvalidValue(f"room for {number} {what} is out of range; it may be 1 to {most}")
+    if os.geteuid():
+        raise NotPermitted("pylvs needs root to load its programs into the kernel")
+    where = directory(create=True)
+    assert where is not None
+    try:
+        with bpffs.locked(where):
+            if not os.path.isdir(f"{where}/current"):
+                try:
+                    _make(where, conn_bits or default_conn_bits(), max_services, max_dests)
+                except BaseException:
+                    bpffs.remove_tree(f"{where}/new")
+                    os.rmdir(where)
+                    raise
+    except PermissionError as error:
+        raise NotPermitted(f"{error.filename or where}: permission denied; pylvs needs root "
+                           "(CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)") from None
+    return Instance(where)
+
+
+def _make(where: str, conn_bits: int, max_services: int, max_dests: int) -> None:
+    new = f"{where}/new"
+    for rest in ("new", "gone"):
+        bpffs.remove_tree(f"{where}/{rest}")
+    for path in (new, f"{new}/maps", f"{new}/programs", f"{new}/links"):
+        os.mkdir(path, 0o700)
+    capacity, objects = 1 << conn_bits, 1 + max_services + max_dests
+    sizes = {
+        "conns": capacity,
+        "conn_index": 2 * capacity,
+        "conn_free": capacity,
+        "services": max_services,
+        "service_index": max_services,
+        "dests": max_dests,
+        "dest_loads": max_dests,
+        # room for every pool twice: a change writes a new one beside the old
+        "pools": 1024 + 2 * (max_services + max_dests),
+        "counters": objects,
+        "estimates": objects,
+    }
+    maps, programs = _load(sizes, {})
+    try:
+        for name, fd in maps.items():
+            syscall.pin(fd, f"{new}/maps/{name}")
+        for name, fd in programs.items():
+            syscall.pin(fd, f"{new}/programs/{name}")
+        config = SharedArray(maps["config"], layout.CONFIG)
+        settings = layout.CONFIG.pack(
+            layout_version=_layout.LAYOUT_VERSION,
+            conn_capacity=capacity,
+            max_services=max_services,
+            max_dests=max_dests,
+            tcp_timeout=tcp.timeouts_ms(),
+            udp_timeout=udp.TIMEOUT * 1000,
+            conn_reuse_mode=1,
+            pool_next=1,  # 0 means no pool
+            sysctl_saved=_route_as_output(),
+            programs=programs_hash(),
+            loaded=int(time.time()),
+        )
+        config.write(0, settings)
+        config.close()
+        _learn_addresses(Hash(maps["own_addresses"]))
+        for interface in interfaces.wanted():
+            try:
+                interfaces.attach(f"{new}/links", programs["ingress"], interface.index)
+            except OSError as error:
+                if error.errno != errno.ENODEV:  # it went away while we looked
+                    raise DatapathError(f"cannot attach to {interface.name}: {error.strerror}") from None
+        # if the timer will not start, passing packets carry the sweep; `pylvs status` says so
+        for _ in range(3):
+            if syscall.run(programs["start"], _FRAME)[0] == 0:
+                break
+    finally:
+        for fd in (*maps.values(), *programs.values()):
+            os.close(fd)
+    os.rename(new, f"{where}/current")
+
+
+def _route_as_output() -> int:
+    """Let the packet path ask for routes as the director's own output has them (see bpf/xmit/route.h): that is a
+    lookup "from lo", which the kernel answers only if lo may forward. Returns what to undo at unload."""
+    saved = 0
+    for bit, path in enumerate(_FORWARDING):
+        try:
+            with open(path, "r+") as file:
+                if file.read().strip() == "0":
+                    file.write("1")
+                    saved |= 1 << bit
+        except OSError:
+            continue  # no IPv6 here: then there is nothing to route either
+    return saved
+
+
+def unload() -> bool:
+    """Remove the director of our network namespace with all its connections; False if there was none.
+
+    Raises:
+        NotPermitted, DatapathError
+    """
+    where = directory()
+    if where is None or not os.path.isdir(where):
+        return False
+    with bpffs.locked(where, create=False):
+        there = os.path.isdir(f"{where}/current")
+        if there:
+            saved = 0
+            try:
+                instance = Instance(where)
+                saved = instance.config.get(0, "sysctl_saved")
+                instance.close()
+            except DatapathError:
+                pass  # another version's: it can still be removed
+            links = f"{where}/current/links"
+            for ifindex in interfaces.attached(links):
+                interfaces.detach(links, ifindex)
+            bpffs.remove_tree(f"{where}/gone")
+            os.rename(f"{where}/current", f"{where}/gone")
+            for bit, path in enumerate(_FORWARDING):
+                if saved & 1 << bit:
+                    with open(path, "w") as file:
+                        file.write("0")
+        for rest in ("new", "gone"):
+            bpffs.remove_tree(f"{where}/{rest}")
+        os.rmdir(where)
+    return there
+
+
+def prune() -> list[str]:
+    """Remove the pins of network namespaces that are gone. Returns their cookies.
+
+    A namespace takes its interfaces along: if every link of a director has lost its interface, lo's too, it is gone.
+    Without tcx links (before Linux 6.6) that cannot be seen, and nothing is removed.
+
+    Raises:
+        NotSupported: this kernel has no tcx links.
+    """
+    root = bpffs.root()
+    removed: list[str] = []
+    if root is None:
+        return removed
+    unknown = []
+    for cookie in os.listdir(root):
+        where = f"{root}/{cookie}"
+        links = f"{where}/current/links"
+        if cookie == bpffs.namespace_cookie() or not os.path.isdir(links):
+            continue
+        names = os.listdir(links)
+        if any(name.endswith("c") for name in names) or not names:
+            unknown.append(cookie)
+        elif not interfaces.attached(links):
+            try:
+                with bpffs.locked(where, create=False, wait=False):
+                    bpffs.remove_tree(where)
+            except BlockingIOError:
+                continue
+            removed.append(cookie)
+    if unknown and not removed:
+        raise NotSupported("whether their namespaces are gone cannot be told without tcx links (Linux 6.6): "
+                           + ", ".join(unknown))
+    return removed

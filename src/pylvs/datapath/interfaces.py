@@ -1,0 +1,92 @@
+"""Attaching the packet path to interfaces: tcx links where the kernel has them (6.6), clsact filters elsewhere.
+
+A tcx link lives in its pin, `links/<ifindex>`; a clsact filter lives with its interface and is marked by an empty
+directory of the name `links/<ifindex>c`, so that it can be found and replaced.
+"""
+
+import errno
+import os
+
+from pylvs.datapath import netlink, syscall
+from pylvs.errors import InvalidValue
+
+
+def wanted() -> list[netlink.Interface]:
+    """The interfaces that the packet path can run on: all whose frames have an Ethernet header."""
+    return [interface for interface in netlink.interfaces() if interface.ethernet]
+
+
+def find(name: str) -> netlink.Interface:
+    """The interface of a name.
+
+    Raises:
+        InvalidValue: there is none in this network namespace, or its frames are not Ethernet's.
+    """
+    found = netlink.interfaces()
+    for interface in found:
+        if interface.name == name:
+            if not interface.ethernet:
+                raise InvalidValue(f"{name} carries no Ethernet frames; pylvs cannot work on it yet")
+            return interface
+    raise InvalidValue(f"there is no interface {name}; there are {', '.join(sorted(i.name for i in found))}",
+                       errno.ENODEV)
+
+
+def attach(directory: str, program: int, ifindex: int) -> None:
+    """Attach the program, or replace the one of ours that is there, in one step. `directory` holds the link pins."""
+    path = f"{directory}/{ifindex}"
+    if os.path.exists(path):
+        link = syscall.get(path)
+        try:
+            if syscall.link_ifindex(link):
+                syscall.link_update(link, program)
+                return
+        finally:
+            os.close(link)
+        os.unlink(path)  # a former interface of this number
+    try:
+        link = syscall.link_create(program, ifindex)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        from pylvs.datapath import object as loader
+
+        loader.clsact_attach(program, ifindex)
+        if not os.path.isdir(f"{path}c"):
+            os.mkdir(f"{path}c")
+        return
+    try:
+        syscall.pin(link, path)
+    finally:
+        os.close(link)
+
+
+def detach(directory: str, ifindex: int) -> bool:
+    """Take the packet path off an interface; False if it was not on it."""
+    path = f"{directory}/{ifindex}"
+    if os.path.exists(path):
+        os.unlink(path)
+        return True
+    if os.path.isdir(f"{path}c"):
+        from pylvs.datapath import object as loader
+
+        loader.clsact_detach(ifindex)
+        os.rmdir(f"{path}c")
+        return True
+    return False
+
+
+def attached(directory: str) -> dict[int, str]:
+    """Interface number -> "tcx" or "clsact", for all that the packet path is on."""
+    found = {}
+    for name in os.listdir(directory):
+        if name.endswith("c"):
+            found[int(name[:-1])] = "clsact"
+            continue
+        link = syscall.get(f"{directory}/{name}")
+        try:
+            if syscall.link_ifindex(link):
+                found[int(name)] = "tcx"
+        finally:
+            os.close(link)
+    return found

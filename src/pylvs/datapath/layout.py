@@ -1,0 +1,77 @@
+"""Python's view of the shared structures, read from `_layout.py`, which the build made from the objects' BTF."""
+
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from pylvs.datapath import _layout
+from pylvs.errors import InvalidValue
+
+Buffer = Any  # whatever the struct module reads and writes: bytes, bytearray, mmap
+
+
+class Layout:
+    """One structure: how to pack it, unpack it, and reach a single member in place.
+
+    Attributes:
+        size: bytes.
+        names: the members, in order.
+    """
+
+    def __init__(self, description: tuple[int, dict[str, tuple[int, str]]]):
+        self.size, members = description
+        self.names = tuple(members)
+        self._members = {name: (offset, struct.Struct("=" + form)) for name, (offset, form) in members.items()}
+        form, at = "=", 0
+        for offset, letters in members.values():
+            form += f"{offset - at}x" if offset > at else ""
+            form += letters
+            at = offset + struct.calcsize("=" + letters)
+        self._whole = struct.Struct(form + (f"{self.size - at}x" if self.size > at else ""))
+
+    def get(self, buffer: Buffer, number: int, name: str) -> Any:
+        """A member of record `number` of an array; a tuple if the member is an array of more than bytes."""
+        offset, form = self._members[name]
+        values = form.unpack_from(buffer, number * self.size + offset)
+        return values[0] if len(values) == 1 else values
+
+    def put(self, buffer: Buffer, number: int, name: str, value: Any) -> None:
+        """Set one member in place. Up to eight aligned bytes are one store: other readers see old or new."""
+        offset, form = self._members[name]
+        if isinstance(value, (tuple, list)):
+            form.pack_into(buffer, number * self.size + offset, *value)
+        else:
+            form.pack_into(buffer, number * self.size + offset, value)
+
+    def pack(self, **values: Any) -> bytes:
+        """A whole record; what is not given is zero."""
+        record = bytearray(self.size)
+        for name, value in values.items():
+            self.put(record, 0, name, value)
+        return bytes(record)
+
+    def unpack(self, buffer: Buffer, number: int = 0) -> tuple:
+        """All members in order; for records without arrays."""
+        return self._whole.unpack_from(buffer, number * self.size)
+
+    def iterate(self, buffer: Buffer) -> Iterable[tuple]:
+        """All records of a buffer."""
+        return self._whole.iter_unpack(buffer)
+
+
+CONFIG = Layout(_layout.CONFIG)
+RUNTIME = Layout(_layout.RUNTIME)
+CONN = Layout(_layout.CONN)
+SERVICE = Layout(_layout.SERVICE)
+SERVICE_KEY = Layout(_layout.SERVICE_KEY)
+POOL_HEAD = Layout(_layout.POOL_HEAD)
+POOL_SERVER = Layout(_layout.POOL_SERVER)
+DEST = Layout(_layout.DEST)
+DEST_LOAD = Layout(_layout.DEST_LOAD)
+COUNTERS = Layout(_layout.COUNTERS)
+ESTIMATE = Layout(_layout.ESTIMATE)
+OWN_ADDRESS = Layout(_layout.OWN_ADDRESS)
+REASONS = _layout.REASONS
+SLOT = POOL_HEAD.size
+if POOL_SERVER.size != SLOT:
+    raise InvalidValue("the head and the real servers of a pool must be of one size")

@@ -1,0 +1,99 @@
+"""The pinned maps, typed: arrays in our own memory, hashes and per-CPU arrays by system call."""
+
+import mmap
+import os
+import struct
+from typing import Any
+
+from pylvs.datapath import syscall
+from pylvs.datapath.layout import Layout
+
+
+class SharedArray:
+    """An array map mapped into memory: reading and writing it costs no system call.
+
+    Attributes:
+        memory: the records, one after the other.
+        entries: how many there are.
+    """
+
+    def __init__(self, fd: int, layout: Layout):
+        _, size, self.entries = syscall.map_size(fd)
+        if size != layout.size:
+            raise ValueError(f"a record is {size} bytes in the kernel and {layout.size} here")
+        self.fd = fd
+        self.layout = layout
+        # the kernel hands out whole pages
+        length = -(-self.entries * size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.memory = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def get(self, number: int, name: str) -> Any:
+        """One member of one record."""
+        return self.layout.get(self.memory, number, name)
+
+    def put(self, number: int, name: str, value: Any) -> None:
+        """Set one member of one record."""
+        self.layout.put(self.memory, number, name, value)
+
+    def write(self, number: int, record: bytes) -> None:
+        """Set whole records from `number` on. Not one step: only for what nobody reads yet."""
+        at = number * self.layout.size
+        self.memory[at : at + len(record)] = record
+
+    def read(self, number: int, count: int = 1) -> bytes:
+        """Whole records."""
+        at = number * self.layout.size
+        return self.memory[at : at + count * self.layout.size]
+
+    def close(self) -> None:
+        self.memory.close()
+
+
+class Hash:
+    """A hash map of records."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+        self.key_size, self.value_size, self.entries = syscall.map_size(fd)
+
+    def get(self, key: bytes) -> bytes | None:
+        return syscall.map_lookup(self.fd, key, self.value_size)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        syscall.map_update(self.fd, key, value)
+
+    def delete(self, key: bytes) -> bool:
+        return syscall.map_delete(self.fd, key)
+
+    def keys(self) -> list[bytes]:
+        return syscall.map_keys(self.fd, self.key_size)
+
+
+class PerCpuArray:
+    """An array of 64-bit counters of which every CPU has its own."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+        _, size, self.entries = syscall.map_size(fd)
+        self._cpus = possible_cpus()
+        self._row = struct.Struct(f"={size // 8}Q")
+        self._size = self._row.size * self._cpus
+
+    def sums(self, number: int) -> tuple[int, ...]:
+        """The counters of one record, summed over the CPUs."""
+        value = syscall.map_lookup(self.fd, struct.pack("=I", number), self._size)
+        assert value is not None  # every record of an array is there
+        return tuple(map(sum, zip(*self._row.iter_unpack(value), strict=True)))
+
+    def clear(self, number: int) -> None:
+        syscall.map_update(self.fd, struct.pack("=I", number), bytes(self._size))
+
+
+def possible_cpus() -> int:
+    """How many CPUs this machine may ever have: the number of values in a per-CPU map."""
+    fd = os.open("/sys/devices/system/cpu/possible", os.O_RDONLY)
+    try:
+        ranges = os.read(fd, 4096).decode()
+    finally:
+        os.close(fd)
+    return int(ranges.strip().rpartition("-")[2].rpartition(",")[2]) + 1

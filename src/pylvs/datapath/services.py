@@ -1,0 +1,457 @@
+"""Virtual services and real servers in the shared maps.
+
+Rules of this file:
+ - What packets see of a service changes in one store: the service's `pool`. A change writes a whole new pool beside
+   the old one and then points there; so a weight, a new real server and another scheduler all appear atomically.
+ - Around that store, `config.changing` names the service: a command that was killed in between left the pool either
+   old or new, and the next command makes the rest agree with it (`repair`).
+ - The caller holds the namespace's lock while changing anything.
+ - What a process remembers (`_Memory`) holds as long as `config.generation` is what it left behind.
+"""
+
+import struct
+import time
+from _socket import AF_INET6, htons, inet_ntop, inet_pton, ntohs
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pylvs import schedulers
+from pylvs.datapath import _layout
+from pylvs.datapath.instance import Instance
+from pylvs.datapath.layout import COUNTERS, DEST, POOL_HEAD, POOL_SERVER, SERVICE, SERVICE_KEY, SLOT
+from pylvs.errors import NoSuchDestination, NoSuchService, TableFull
+from pylvs.model import MASQ, RealServer, Stats, VirtualService
+
+_REST = 50_000_000  # ns that a slot of a pool rests before it is written again
+_TRASH_TICK = 60 * 10**9
+_TRASH_IDLE = 120 * 10**9
+_NUMBER = struct.Struct("=I")
+
+
+class Member(NamedTuple):
+    """A real server's place in a pool: its number among all, and what its service says about it."""
+
+    dest: int
+    weight: int
+    flags: int
+
+
+class _Memory:
+    """What reading all tables told us, so that restoring 100,000 real servers does not read them as often."""
+
+    def __init__(self, instance: Instance):
+        config = instance.config
+        services, pools = instance.services, instance.pools
+        self.used = bytearray(pools.entries)
+        self.used[0] = 1
+        for number in range(config.get(0, "services_high")):
+            pool = services.get(number, "pool")
+            if services.get(number, "flags") & _layout.SERVICE_USED and pool:
+                size = 1 + pools.get(pool, "count")
+                self.used[pool : pool + size] = b"\1" * size
+        self.trash: dict[bytes, int] = {}
+        dests = instance.dests
+        for number in range(config.get(0, "dests_high")):
+            if dests.get(number, "flags") & (_layout.DEST_USED | _layout.DEST_AVAILABLE) == _layout.DEST_USED:
+                self.trash[_identity(dests.read(number))] = number
+        self.members: dict[int, dict[bytes, int]] = {}
+        self.free_service = self.free_dest = 0
+
+
+def _identity(record: bytes) -> bytes:
+    """By what a real server is known again in the trash (facts 1.11): its address and port, and its service."""
+    return DEST.pack(
+        address=DEST.get(record, 0, "address"),
+        port=DEST.get(record, 0, "port"),
+        family=DEST.get(record, 0, "family"),
+        key=DEST.get(record, 0, "key"),
+    )
+
+
+def pack_address(address: str) -> bytes:
+    """An address as the maps hold it."""
+    if ":" in address:
+        return inet_pton(AF_INET6, address)
+    return inet_pton(2, address) + bytes(12)
+
+
+def unpack_address(raw: bytes, family: int) -> str:
+    """The text of an address from the maps."""
+    return inet_ntop(family, raw if family == AF_INET6 else raw[:4])
+
+
+def service_key(service: VirtualService) -> bytes:
+    """The key under which the packet path finds a service."""
+    family, protocol, address, port, fwmark = service.key
+    return SERVICE_KEY.pack(
+        address=pack_address(address) if address else bytes(16),
+        fwmark=fwmark,
+        port=htons(port),
+        protocol=protocol,
+        family=family,
+    )
+
+
+def conn_flags(method: int) -> int:
+    """The flags that a connection to such a real server is born with (facts 1.8)."""
+    return method | _layout.CONN_INACTIVE | (0 if method == MASQ else _layout.CONN_NOOUTPUT)
+
+
+class ServiceTable:
+    """All services of one director."""
+
+    def __init__(self, instance: Instance):
+        self._instance = instance
+        self._memory: _Memory | None = None
+        self._generation = -1
+
+    def _remembered(self) -> _Memory:
+        generation = self._instance.config.get(0, "generation")
+        if self._memory is None or generation != self._generation:
+            self._memory = _Memory(self._instance)
+            self._generation = generation
+        return self._memory
+
+    # ---- reading ------------------------------------------------------------------------------------------------------
+
+    def find(self, service: VirtualService) -> int | None:
+        """The number of a service, or None."""
+        value = self._instance.service_index.get(service_key(service))
+        return None if value is None else int(_NUMBER.unpack(value)[0])
+
+    def number(self, service: VirtualService) -> int:
+        """The number of a service.
+
+        Raises:
+            NoSuchService
+        """
+        found = self.find(service)
+        if found is None:
+            raise NoSuchService(f"{service} is not defined")
+        return found
+
+    def numbers(self) -> Iterator[int]:
+        """The numbers of all services, in the order in which they were made."""
+        for number in range(self._instance.config.get(0, "services_high")):
+            if self._instance.services.get(number, "flags") & _layout.SERVICE_USED:
+                yield number
+
+    def service(self, number: int) -> VirtualService:
+        """A service as it is configured."""
+        key = self._instance.services.get(number, "key")
+        address, fwmark, port, protocol, family = SERVICE_KEY.unpack(key)
+        head = self.head(number)
+        netmask = 128 if family == AF_INET6 else 0xFFFFFFFF
+        text = "" if fwmark else unpack_address(address, family)
+        return VirtualService(text, ntohs(port), protocol, family, fwmark, schedulers.name_of(head[0]), netmask=netmask)
+
+    def head(self, number: int) -> tuple[int, int, int, int, int]:
+        """(scheduler, real servers, state, step, top) of a service's pool."""
+        pool = self._instance.services.get(number, "pool")
+        return POOL_HEAD.unpack(self._instance.pools.memory, pool)[:5]
+
+    def members(self, number: int) -> list[Member]:
+        """A service's real servers, newest first."""
+        pool = self._instance.services.get(number, "pool")
+        records = self._instance.pools.read(pool + 1, self._instance.pools.get(pool, "count"))
+        return [Member(*record[:3]) for record in POOL_SERVER.iterate(records)]
+
+    def real_server(self, member: Member) -> RealServer:
+        """A real server as it is configured."""
+        dests = self._instance.dests
+        family = dests.get(member.dest, "family")
+        address = unpack_address(dests.get(member.dest, "address"), family)
+        port = ntohs(dests.get(member.dest, "port"))
+        return RealServer(address, port, member.flags & _layout.CONN_METHOD, member.weight)
+
+    def load(self, dest: int) -> tuple[int, int]:
+        """(active, inactive) connections of a real server. Counters that move while we look never go below 0."""
+        active = max(self._instance.dest_loads.get(dest, "active"), 0)
+        return active, max(self._instance.dest_loads.get(dest, "total") - active, 0)
+
+    def _member_index(self, number: int) -> dict[bytes, int]:
+        memory = self._remembered()
+        index = memory.members.get(number)
+        if index is None:
+            dests = self._instance.dests
+            index = memory.members[number] = {
+                _identity(dests.read(member.dest))[:19]: member.dest for member in self.members(number)
+            }
+        return index
+
+    def find_dest(self, number: int, server: RealServer) -> int | None:
+        """The number of a service's real server, or None."""
+        wanted = DEST.pack(address=pack_address(server.address), port=htons(server.port), family=server.family)
+        return self._member_index(number).get(wanted[:19])
+
+    # ---- changing -----------------------------------------------------------------------------------------------------
+
+    def add(self, service: VirtualService) -> None:
+        """Define a new service, without real servers.
+
+        Raises:
+            TableFull
+        """
+        instance, memory = self._instance, self._remembered()
+        number = self._free_number("services", _layout.SERVICE_USED, memory.free_service)
+        memory.free_service = number + 1
+        key = service_key(service)
+        self._begin(number)
+        instance.services.write(number, SERVICE.pack(key=key, flags=_layout.SERVICE_USED))
+        self._clear_counters(1 + number)
+        if number >= instance.config.get(0, "services_high"):
+            instance.config.put(0, "services_high", number + 1)
+        scheduler = schedulers.find(service.scheduler)
+        self._commit(number, scheduler.NUMBER, [], scheduler.start([]))
+        instance.service_index.put(key, _NUMBER.pack(number))
+        self._done()
+
+    def edit(self, number: int, service: VirtualService) -> None:
+        """Give a service another scheduler. With the same one nothing starts anew."""
+        scheduler = schedulers.find(service.scheduler)
+        if self.head(number)[0] == scheduler.NUMBER:
+            return
+        members = self.members(number)
+        self._begin(number)
+        self._commit(number, scheduler.NUMBER, members, scheduler.start([member.weight for member in members]))
+        self._done()
+
+    def delete(self, number: int) -> None:
+        """Remove a service; its real servers go to the trash, its connections stay until their time is over."""
+        self._begin(number)
+        self._instance.service_index.delete(self._instance.services.get(number, "key"))
+        self._tidy(number)
+        self._done()
+
+    def add_server(self, number: int, server: RealServer, local: bool) -> None:
+        """Add a real server at the list's head. One that waits in the trash comes back with its connections.
+
+        Raises:
+            TableFull
+        """
+        instance, memory = self._instance, self._remembered()
+        self._empty_trash()
+        key = instance.services.get(number, "key")
+        record = DEST.pack(
+            address=pack_address(server.address), port=htons(server.port), family=server.family,
+            flags=_layout.DEST_USED | (_layout.DEST_LOCAL if local else 0), service=number, key=key,
+        )  # fmt: skip
+        identity = _identity(record)
+        dest = memory.trash.get(identity)
+        self._begin(number)
+        if dest is None:
+            dest = self._free_number("dests", _layout.DEST_USED, memory.free_dest)
+            memory.free_dest = dest + 1
+            instance.dests.write(dest, record)
+            instance.dest_loads.write(dest, bytes(instance.dest_loads.layout.size))
+            self._clear_counters(self._dest_counter(dest))
+            if dest >= instance.config.get(0, "dests_high"):
+                instance.config.put(0, "dests_high", dest + 1)
+        elif instance.dests.get(dest, "service") != number:
+            self._clear_counters(self._dest_counter(dest))  # its service was deleted and made anew
+            instance.dests.put(dest, "service", number)
+        memory.trash.pop(identity, None)
+        index = self._member_index(number)
+        members = [Member(dest, server.weight, conn_flags(server.method)), *self.members(number)]
+        self._set_dest_flags(dest, available=True, local=local)
+        self._change_members(number, members, lambda place: place + 1)
+        index[identity[:19]] = dest
+        self._done()
+
+    def edit_server(self, number: int, dest: int, server: RealServer, local: bool) -> None:
+        """Change a real server's weight and method. Connections keep the method that they were born with."""
+        members = [
+            Member(dest, server.weight, conn_flags(server.method)) if member.dest == dest else member
+            for member in self.members(number)
+        ]
+        self._begin(number)
+        self._set_dest_flags(dest, available=True, local=local)
+        self._change_members(number, members, lambda place: place)
+        self._done()
+
+    def delete_server(self, number: int, dest: int) -> None:
+        """Take a real server out of its service, into the trash."""
+        old = self.members(number)
+        gone = next((place for place, member in enumerate(old) if member.dest == dest), None)
+        if gone is None:
+            raise NoSuchDestination("the service has no such real server")
+        index = self._member_index(number)
+        self._begin(number)
+        at = gone
+        self._change_members(number, old[:at] + old[at + 1 :], lambda place: place - (place >= at))
+        self._to_trash(dest)
+        for identity, known in list(index.items()):
+            if known == dest:
+                del index[identity]
+        self._done()
+
+    def _change_members(self, number: int, members: Sequence[Member], places: schedulers.Places) -> None:
+        kind, _, state, step, top = self.head(number)
+        scheduler = schedulers.find(schedulers.name_of(kind))
+        weights = [member.weight for member in members]
+        self._commit(number, kind, members, scheduler.changed(schedulers.Head(state, step, top), weights, places))
+
+    def repair(self) -> None:
+        """Finish what a killed command began (the lock is held, so nobody else is at it)."""
+        changing = self._instance.config.get(0, "changing")
+        if not changing:
+            return
+        self._memory = None
+        number = changing - 1
+        services = self._instance.services
+        if services.get(number, "flags") & _layout.SERVICE_USED:
+            known = self._instance.service_index.get(services.get(number, "key"))
+            if known is None or _NUMBER.unpack(known)[0] != number:
+                self._tidy(number)
+            else:
+                members = {member.dest for member in self.members(number)}
+                self._agree(number, members)
+        self._done()
+
+    # ---- steps of a change --------------------------------------------------------------------------------------------
+
+    def _begin(self, number: int) -> None:
+        self._instance.config.put(0, "changing", number + 1)
+
+    def _done(self) -> None:
+        config = self._instance.config
+        generation = config.get(0, "generation") + 1
+        config.put(0, "generation", generation)
+        config.put(0, "changing", 0)
+        self._generation = generation
+
+    def _commit(self, number: int, kind: int, members: Sequence[Member], head: schedulers.Head) -> None:
+        """Write a pool and make it the service's, in one store."""
+        instance, memory = self._instance, self._remembered()
+        size = 1 + len(members)
+        pool = self._free_pool(memory, size)
+        records = [POOL_HEAD.pack(scheduler=kind, count=len(members), state=head.state, step=head.step, top=head.top)]
+        records += [POOL_SERVER.pack(dest=m.dest, weight=m.weight, flags=m.flags) for m in members]
+        instance.pools.write(pool, b"".join(records))
+        old = instance.services.get(number, "pool")
+        old_size = 1 + instance.pools.get(old, "count") if old else 0
+        instance.services.put(number, "pool", pool)
+        memory.used[pool : pool + size] = b"\1" * size
+        memory.used[old : old + old_size] = bytes(old_size)
+
+    def _free_pool(self, memory: _Memory, size: int) -> int:
+        config = self._instance.config
+        free = bytes(size)
+        pool = memory.used.find(free, config.get(0, "pool_next"))
+        if pool < 0:
+            # From the start again. A packet may still be reading what was given up a moment ago.
+            passed = time.monotonic_ns() - config.get(0, "pool_wrapped")
+            if passed < _REST:
+                time.sleep((_REST - passed) / 1e9)
+            config.put(0, "pool_wrapped", time.monotonic_ns())
+            pool = memory.used.find(free)
+        if pool < 0:
+            raise TableFull(
+                f"no room for a service with {size - 1} real servers; load with more: "
+                "pylvs unload; pylvs load --max-dests N"
+            )
+        config.put(0, "pool_next", pool + size)
+        return pool
+
+    def _free_number(self, table: str, used: int, hint: int) -> int:
+        """A number that no service or real server has."""
+        records = self._instance.services if table == "services" else self._instance.dests
+        high = self._instance.config.get(0, f"{table}_high")
+        if high < records.entries:
+            return int(high)
+        for number in (*range(hint, records.entries), *range(hint)):
+            if not records.get(number, "flags") & used:
+                return number
+        what, option = ("services", "--max-services") if table == "services" else ("real servers", "--max-dests")
+        raise TableFull(f"there is room for {records.entries} {what}; load with more: pylvs unload; pylvs load {option} N")
+
+    def _set_dest_flags(self, dest: int, available: bool, local: bool) -> None:
+        flags = _layout.DEST_USED
+        flags |= _layout.DEST_AVAILABLE if available else 0
+        flags |= _layout.DEST_LOCAL if local else 0
+        self._instance.dests.put(dest, "flags", flags)
+
+    def _to_trash(self, dest: int) -> None:
+        dests = self._instance.dests
+        dests.put(dest, "deleted", self._instance.now())
+        dests.put(dest, "flags", dests.get(dest, "flags") & ~_layout.DEST_AVAILABLE)
+        self._remembered().trash[_identity(dests.read(dest))] = dest
+
+    def _tidy(self, number: int) -> None:
+        """What remains to be done for a service that packets no longer find."""
+        self._agree(number, set())
+        memory = self._remembered()
+        pool = self._instance.services.get(number, "pool")
+        size = 1 + self._instance.pools.get(pool, "count") if pool else 0
+        self._instance.services.write(number, bytes(SERVICE.size))
+        memory.used[pool : pool + size] = bytes(size)
+        memory.members.pop(number, None)
+        memory.free_service = min(memory.free_service, number)
+
+    def _agree(self, number: int, members: set[int]) -> None:
+        """Make the real servers of a service available or not, as its pool says."""
+        dests = self._instance.dests
+        mine = members | {member.dest for member in self.members(number)} if not members else None
+        for dest in mine if mine is not None else range(self._instance.config.get(0, "dests_high")):
+            flags = dests.get(dest, "flags")
+            if not flags & _layout.DEST_USED or dests.get(dest, "service") != number:
+                continue
+            if dest in members and not flags & _layout.DEST_AVAILABLE:
+                dests.put(dest, "flags", flags | _layout.DEST_AVAILABLE)
+            elif dest not in members and flags & _layout.DEST_AVAILABLE:
+                self._to_trash(dest)
+
+    def _empty_trash(self) -> None:
+        """Forget real servers that have been without a connection for as long as the kernel keeps them: a tick every
+        60 s after the deletion sees them idle, and one at least 120 s later frees them (facts 1.11)."""
+        memory = self._remembered()
+        now = self._instance.now()
+        for identity, dest in list(memory.trash.items()):
+            if self._instance.dest_loads.get(dest, "total") > 0:
+                continue
+            deleted = self._instance.dests.get(dest, "deleted")
+            idle = max(self._instance.dest_loads.get(dest, "idle") - deleted, 0)
+            seen = max(-(-idle // _TRASH_TICK), 1) * _TRASH_TICK
+            if now - deleted >= seen + _TRASH_IDLE:
+                self._instance.dests.put(dest, "flags", 0)
+                del memory.trash[identity]
+                memory.free_dest = min(memory.free_dest, dest)
+
+    # ---- counters -----------------------------------------------------------------------------------------------------
+
+    def _dest_counter(self, dest: int) -> int:
+        return 1 + int(self._instance.config.get(0, "max_services")) + dest
+
+    def _clear_counters(self, number: int) -> None:
+        self._instance.counters.clear(number)
+        self._instance.estimates.write(number, bytes(self._instance.estimates.layout.size))
+
+    def _stats(self, number: int) -> Stats:
+        zero = COUNTERS.unpack(self._instance.estimates.get(number, "zero"))
+        rate = COUNTERS.unpack(self._instance.estimates.get(number, "rate"))
+        counts = (now - then for now, then in zip(self._instance.counters.sums(number), zero, strict=True))
+        packets, octets = rate[:3], rate[3:]
+        return Stats(*counts, *((r + 511) >> 10 for r in packets), *((r + 15) >> 5 for r in octets))
+
+    def total_stats(self) -> Stats:
+        """What the whole director has seen."""
+        return self._stats(0)
+
+    def service_stats(self, number: int) -> Stats:
+        return self._stats(1 + number)
+
+    def dest_stats(self, dest: int) -> Stats:
+        return self._stats(self._dest_counter(dest))
+
+    def zero(self, numbers: Sequence[int], total: bool) -> None:
+        """Let the counters of these services and their real servers, and perhaps the director's, count from 0."""
+        counters = [0] if total else []
+        for number in numbers:
+            counters.append(1 + number)
+            counters += [self._dest_counter(member.dest) for member in self.members(number)]
+        for counter in counters:
+            now = COUNTERS.pack(**dict(zip(COUNTERS.names, self._instance.counters.sums(counter), strict=True)))
+            estimates = self._instance.estimates
+            estimates.put(counter, "zero", now)
+            estimates.put(counter, "last", now)
+            estimates.put(counter, "rate", bytes(COUNTERS.size))

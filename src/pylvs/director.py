@@ -1,0 +1,332 @@
+"""The one way to change a running LVS.
+
+    with Director() as director:
+        web = virtual_service("192.0.2.1", 80, scheduler="wlc")
+        director.add_service(web)
+        director.add_destination(web, real_server("10.0.0.1", 8080, method=MASQ))
+
+Each call is all or nothing: it is checked first, then packets see it in one step; a refusal is an error of
+`pylvs.errors` and leaves everything as it was. The checks and their order are the kernel's (facts 1.4 to 1.11).
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from pylvs import schedulers
+from pylvs.datapath import instance as datapath
+from pylvs.datapath import netlink
+from pylvs.datapath.connections import connections
+from pylvs.datapath.instance import Instance
+from pylvs.datapath.services import ServiceTable
+from pylvs.errors import (
+    DestinationExists,
+    InvalidValue,
+    NoSuchDestination,
+    NoSuchScheduler,
+    NoSuchService,
+    NotSupported,
+    ServiceExists,
+)
+from pylvs.model import (
+    MASQ,
+    SCTP,
+    TUNNEL,
+    Connection,
+    Destination,
+    RealServer,
+    Service,
+    Stats,
+    Timeouts,
+    VirtualService,
+)
+from pylvs.protocols import tcp, udp
+
+TIMEOUT_MAX = 2147483  # seconds: what the kernel takes with its fastest clock (facts 3.5)
+
+
+class Director:
+    """The director of the network namespace that this process is in.
+
+    Looking does not start one: before the first change there is nothing to see. The first change loads the packet
+    path and attaches it to every interface.
+    """
+
+    def __init__(self) -> None:
+        """Find the director, if it runs.
+
+        Raises:
+            NotPermitted: not root.
+            DatapathError: the kernel lacks something, or another version of pylvs runs the director.
+        """
+        self._instance: Instance | None = datapath.find()
+        self._table: ServiceTable | None = None
+
+    def __enter__(self) -> "Director":
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the maps; the director goes on without us."""
+        if self._instance:
+            self._instance.close()
+        self._instance = self._table = None
+
+    @property
+    def instance(self) -> Instance | None:
+        """The packet path, or None while none is loaded."""
+        return self._instance
+
+    @property
+    def _services(self) -> ServiceTable | None:
+        if self._table is None and self._instance is not None:
+            self._table = ServiceTable(self._instance)
+        return self._table
+
+    @contextmanager
+    def _changing(self) -> Iterator[ServiceTable]:
+        if self._instance is None:
+            self._instance = datapath.load()
+        table = self._services
+        assert table is not None
+        with self._instance.locked():
+            table.repair()
+            yield table
+
+    # ---- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def table_size(self) -> int:
+        """How many connections fit."""
+        if self._instance is None:
+            return 1 << datapath.default_conn_bits()
+        return int(self._instance.config.get(0, "conn_capacity"))
+
+    def services(self) -> Iterator[Service]:
+        """Every virtual service with its real servers, newest first, their connections and counters."""
+        table = self._services
+        if table is not None:
+            for number in table.numbers():
+                yield self._describe(table, number)
+
+    def service(self, key: VirtualService) -> Service:
+        """One service; of `key` only what identifies it counts.
+
+        Raises:
+            NoSuchService
+        """
+        table = self._services
+        if table is None:
+            raise NoSuchService(f"{key} is not defined")
+        return self._describe(table, table.number(key))
+
+    @staticmethod
+    def _describe(table: ServiceTable, number: int) -> Service:
+        destinations = [
+            Destination(table.real_server(member), *table.load(member.dest), stats=table.dest_stats(member.dest))
+            for member in table.members(number)
+        ]
+        return Service(table.service(number), destinations, table.service_stats(number))
+
+    def totals(self) -> Stats:
+        """The whole director's counters."""
+        table = self._services
+        return table.total_stats() if table is not None else Stats()
+
+    def connections(self) -> Iterator[Connection]:
+        """Every connection, in no particular order; entries may come and go while one reads."""
+        if self._instance is not None:
+            yield from connections(self._instance)
+
+    def timeouts(self) -> Timeouts:
+        """The timeouts that `set_timeouts` sets, in seconds."""
+        if self._instance is None:
+            return Timeouts(tcp.TIMEOUTS["ESTABLISHED"], tcp.TIMEOUTS["FIN_WAIT"], udp.TIMEOUT)
+        states = self._instance.config.get(0, "tcp_timeout")
+        tcp_ms, fin_ms = states[tcp.STATES.index("ESTABLISHED")], states[tcp.STATES.index("FIN_WAIT")]
+        return Timeouts(tcp_ms // 1000, fin_ms // 1000, self._instance.config.get(0, "udp_timeout") // 1000)
+
+    # ---- services -----------------------------------------------------------------------------------------------------
+
+    def add_service(self, service: VirtualService) -> None:
+        """Define a virtual service (facts 1.4).
+
+        Raises:
+            ServiceExists, NoSuchScheduler
+            NotSupported: it needs something that this version of pylvs cannot do yet.
+            TableFull, NotPermitted, DatapathError
+        """
+        table = self._services
+        if table is not None and table.find(service) is not None:
+            raise ServiceExists(f"{service} is defined already")
+        _check_service(service)
+        with self._changing() as table:
+            if table.find(service) is not None:
+                raise ServiceExists(f"{service} is defined already")
+            table.add(service)
+
+    def edit_service(self, service: VirtualService) -> None:
+        """Replace a service's scheduler and options; its real servers and connections stay (facts 1.5).
+
+        Raises:
+            NoSuchService, NoSuchScheduler, NotSupported
+        """
+        if self._services is None:
+            raise NoSuchService(f"{service} is not defined")
+        with self._changing() as table:
+            number = table.number(service)
+            _check_service(service)
+            table.edit(number, service)
+
+    def delete_service(self, key: VirtualService) -> None:
+        """Remove a service and its real servers; connections stay until their time is over (facts 1.6).
+
+        Raises:
+            NoSuchService
+        """
+        if self._services is None:
+            raise NoSuchService(f"{key} is not defined")
+        with self._changing() as table:
+            table.delete(table.number(key))
+
+    def flush(self) -> None:
+        """Remove every service. Timeouts, totals and connections stay."""
+        if self._services is None:
+            return
+        with self._changing() as table:
+            for number in list(table.numbers()):
+                table.delete(number)
+
+    # ---- real servers -------------------------------------------------------------------------------------------------
+
+    def add_destination(self, key: VirtualService, server: RealServer) -> None:
+        """Give a service another real server (facts 1.7).
+
+        Raises:
+            NoSuchService, DestinationExists
+            InvalidValue: the address cannot be a real server's.
+            NotSupported, TableFull
+        """
+        if self._services is None:
+            raise NoSuchService(f"{key} is not defined")
+        with self._changing() as table:
+            number = table.number(key)
+            _check_server(key, server)
+            if table.find_dest(number, server) is not None:
+                raise DestinationExists(f"{key} has the real server {server} already")
+            table.add_server(number, server, _is_local(server))
+
+    def edit_destination(self, key: VirtualService, server: RealServer) -> None:
+        """Replace a real server's weight and forwarding method (facts 1.8).
+
+        Raises:
+            NoSuchService, NoSuchDestination, NotSupported
+        """
+        if self._services is None:
+            raise NoSuchService(f"{key} is not defined")
+        with self._changing() as table:
+            number = table.number(key)
+            _check_server(key, server)
+            dest = table.find_dest(number, server)
+            if dest is None:
+                raise NoSuchDestination(f"{key} has no real server {server}")
+            table.edit_server(number, dest, server, _is_local(server))
+
+    def delete_destination(self, key: VirtualService, server: RealServer) -> None:
+        """Take a real server out of a service. Its connections wait for it to come back (facts 1.11).
+
+        Raises:
+            NoSuchService, NoSuchDestination
+        """
+        if self._services is None:
+            raise NoSuchService(f"{key} is not defined")
+        with self._changing() as table:
+            number = table.number(key)
+            dest = table.find_dest(number, server)
+            if dest is None:
+                raise NoSuchDestination(f"{key} has no real server {server}")
+            table.delete_server(number, dest)
+
+    # ---- the whole ----------------------------------------------------------------------------------------------------
+
+    def zero(self, key: VirtualService | None = None) -> None:
+        """Let the counters of a service and its real servers, or all of them and the totals, begin at 0 (facts 8.4).
+
+        Raises:
+            NoSuchService
+        """
+        if self._services is None:
+            if key is not None:
+                raise NoSuchService(f"{key} is not defined")
+            return
+        with self._changing() as table:
+            if key is not None:
+                table.zero([table.number(key)], total=False)
+            else:
+                table.zero(list(table.numbers()), total=True)
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Set idle timeouts in seconds; 0 keeps the present one. Connections follow at their next packet (facts 3.5).
+
+        Raises:
+            InvalidValue: one is out of range; then none is changed.
+        """
+        for name, seconds in zip(timeouts._fields, timeouts, strict=True):
+            if not 0 <= seconds <= TIMEOUT_MAX:
+                raise InvalidValue(f"the {name} timeout {seconds} is out of range; it may be 0 to {TIMEOUT_MAX} seconds")
+        with self._changing():
+            assert self._instance is not None
+            config = self._instance.config
+            states = list(config.get(0, "tcp_timeout"))
+            for state, seconds in (("ESTABLISHED", timeouts.tcp), ("FIN_WAIT", timeouts.tcp_fin)):
+                if seconds:
+                    states[tcp.STATES.index(state)] = seconds * 1000
+            config.put(0, "tcp_timeout", states)
+            if timeouts.udp:
+                config.put(0, "udp_timeout", timeouts.udp * 1000)
+
+
+def _check_service(service: VirtualService) -> None:
+    """What the kernel would take but we cannot do (yet) is refused, never half done."""
+    if service.scheduler not in schedulers.NAMES:
+        if service.scheduler in schedulers.LVS_NAMES:
+            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {', '.join(schedulers.NAMES)}")
+        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {', '.join(schedulers.NAMES)}")
+    for wanted, what in (
+        (service.fwmark, "services by firewall mark are"),
+        (service.persistent or service.persistence_engine, "persistence is"),
+        (service.protocol == SCTP, "SCTP is"),
+        (service.one_packet, "one-packet scheduling is"),
+    ):
+        if wanted:
+            raise NotSupported(f"{what} not supported yet")
+
+
+def _check_server(key: VirtualService, server: RealServer) -> None:
+    if server.method == TUNNEL:
+        raise NotSupported("tunnelling is not supported yet; use -m (masquerading) or -g (direct routing)")
+    if server.family != key.family:
+        raise InvalidValue(f"{server} and {key} are of different address families; only a tunnel can join them")
+    if server.upper or server.lower:
+        raise NotSupported("connection thresholds are not supported yet")
+
+
+def _is_local(server: RealServer) -> bool:
+    """Is the real server the director itself?
+
+    Raises:
+        InvalidValue: the address is nobody's: multicast, broadcast or unspecified.
+        NotSupported: LVS-NAT to the director itself.
+    """
+    kind = netlink.kind_of(server.family, server.address)
+    link_local = server.address.lower().startswith(("fe8", "fe9", "fea", "feb")) and server.family != 2
+    if kind == netlink.LOCAL:
+        if server.method == MASQ:
+            raise NotSupported(f"{server.address} is the director's own: LVS-NAT to the director is not supported yet; use -g")
+        return True
+    if kind != netlink.UNICAST or link_local or server.address == "::":
+        raise InvalidValue(f"{server.address} cannot be a real server: it is no single host's address", errno.EINVAL)
+    return False

@@ -1,0 +1,6 @@
+"""Weighted least connection: the real server with the least load for its weight. Facts 4.4. The default."""
+
+from pylvs.schedulers import Stateless
+
+NAME, NUMBER = "wlc", 4
+start, changed = Stateless.start, Stateless.changed
