@@ -18,6 +18,7 @@ from support.hosts import TestResolver
 
 from pylvs.ipvsadm.commands import Shell
 from pylvs.ipvsadm.help import SAVE_USAGE
+from pylvs.ipvsadm.save import save_command
 
 CASES = [case for path in sorted((Path(__file__).parent / "cli").glob("*.json")) for case in json.loads(path.read_text())]
 
@@ -78,13 +79,15 @@ def run_case(case: dict[str, Any], director_factory: DirectorFactory) -> Iterato
         program, *words = shlex.split(step["cmd"])
         permitted = step.get("uid", 0) == 0
         out, err = io.StringIO(), io.StringIO()
+        lines = [words]
         if program == "ipvsadm-save":
-            if any(word != "-n" for word in words):
+            command = save_command(words)
+            if command is None:
                 yield step, 1, "", SAVE_USAGE
                 continue
-            words = ["-S", *words]
+            lines = [command]
         elif program == "ipvsadm-restore":
-            words = ["-R"]
+            lines = [["-C"], ["-R"]]
         else:
             assert program == "ipvsadm", step["cmd"]
 
@@ -92,7 +95,9 @@ def run_case(case: dict[str, Any], director_factory: DirectorFactory) -> Iterato
             return director if permitted else director_factory(permitted=False)
 
         stdin = io.StringIO(step.get("stdin", ""), newline="\n")
-        code = Shell(stdin, out, err, open_director, TestResolver(), permitted).run(words)
+        code = 0
+        for line in lines:
+            code = code or Shell(stdin, out, err, open_director, TestResolver(), permitted).run(line)
         yield step, code, out.getvalue(), err.getvalue()
 
 

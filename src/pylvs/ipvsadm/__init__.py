@@ -23,17 +23,18 @@ def main() -> None:
 def main_save() -> None:
     """The `ipvsadm-save` command."""
     from pylvs.ipvsadm.help import SAVE_USAGE
+    from pylvs.ipvsadm.save import save_command
 
-    words = sys.argv[1:]
-    if any(word != "-n" for word in words):
+    words = save_command(sys.argv[1:])
+    if words is None:
         sys.stderr.write(SAVE_USAGE)
         raise SystemExit(1)
-    raise SystemExit(_run(["-S", "-n"] if words else ["-S"]))
+    raise SystemExit(_run(words))
 
 
 def main_restore() -> None:
-    """The `ipvsadm-restore` command; it takes no notice of arguments."""
-    raise SystemExit(_run(["-R"]))
+    """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments."""
+    raise SystemExit(_run(["-C"]) or _run(["-R"]))
 
 
 def _run(words: list[str]) -> int:

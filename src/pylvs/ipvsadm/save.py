@@ -1,7 +1,7 @@
 """Saving and restoring: the rules as command lines (`-S`), and command lines taken apart (`-R`)."""
 
 from _socket import AF_INET6
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.numbers import signed32
@@ -82,3 +82,11 @@ def words(line: str) -> list[str]:
         line = line.replace(separator, " ")
     # A word of the original ends at a NUL, but only a blank begins the next.
     return [word for word in (text.partition("\0")[0] for text in line.split(" ") if text) if word != PROGRAM]
+
+
+def save_command(arguments: Sequence[str]) -> list[str] | None:
+    """The command line of ipvsadm behind one of ipvsadm-save; None if that has other options than -n."""
+    options = [word for word in arguments if word.startswith("-")]
+    if any(word != "-n" for word in options):
+        return None
+    return ["-S", "-n"] if options else ["-S"]
