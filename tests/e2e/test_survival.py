@@ -1,0 +1,114 @@
+"""The truth lives in the kernel: processes come, go, collide and are killed, and packets flow.
+
+client ------------ director --+-- rs1..rs3      (nat, dr: drawn in test_tcp.py)
+"""
+
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pylvs.lab import Lab
+from pylvs.lab.lab import console_script
+
+from .service import Service
+
+
+def test_packets_flow_with_no_process_of_ours_alive(any_lab: Lab, method: str, ipv6: bool, tmp_path: Path) -> None:
+    service = Service(any_lab, method, ipv6=ipv6).add()
+    download = service.download(tmp_path / "big")
+    with any_lab.enter("director"):
+        inside = os.stat("/proc/thread-self/ns/net").st_ino
+    running = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _namespace(p) == inside]
+    assert running == []
+    download.finish()
+    assert service.get() in ("rs1", "rs2", "rs3")
+
+
+def _namespace(process: Path) -> int:
+    try:
+        return (process / "ns/net").stat().st_ino
+    except OSError:
+        return 0
+
+
+def test_commands_killed_at_any_moment_leave_a_working_director(nat: Lab, tmp_path: Path) -> None:
+    """Killed in the middle of a change: it is there or it is not, the next command works, traffic never stops."""
+    service = Service(nat, "-m").add("rs1", "rs2")
+    download = service.download(tmp_path / "big", rate="2m")
+    chance = random.Random(7)
+    killed = 0
+    for number in range(20):
+        verb = ["-a", "-t", service.address, "-r", service.server("rs3"), "-m"] if number % 2 == 0 else None
+        words = verb or ["-d", "-t", service.address, "-r", service.server("rs3")]
+        child = nat.popen(
+            "director", [*console_script("ipvsadm"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:  # the moment of the kill is spread over what a command takes
+            child.wait(timeout=chance.uniform(0.0, 0.08))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            killed += 1
+        assert set(service.counts()) in ({"rs1", "rs2"}, {"rs1", "rs2", "rs3"})
+        assert service.get() in ("rs1", "rs2", "rs3")
+    assert killed > 0
+    download.finish()
+
+
+def test_commands_at_the_same_time_take_turns(nat: Lab) -> None:
+    """Each of them reads the table, changes it and writes it: none may lose another's change."""
+    service = Service(nat, "-m")
+    nat.ipvsadm(["-A", "-t", service.address, "-s", "rr"])
+    rips = [f"10.1.1.{number}" for number in range(101, 109)]
+    children = [
+        nat.popen("director", [*console_script("ipvsadm"), "-a", "-t", service.address, "-r", rip, "-m"])
+        for rip in rips
+    ]
+    assert [child.wait(timeout=20) for child in children] == [0] * len(rips)
+    listed = nat.ipvsadm("-Ln").stdout
+    assert all(f"-> {rip}:80 " in listed for rip in rips)
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest) -> Lab:
+    """A lab on whose director no command of ours has run."""
+    lab = Lab("nat").up()
+    request.addfinalizer(lab.down)
+    return lab
+
+
+def plain(lab: Lab) -> str:
+    """All that we could have changed in the director's namespace."""
+    commands = ["tc qdisc show", "tc filter show dev eth0 ingress", "tc filter show dev eth0 egress"]
+    commands += ["tc filter show dev eth1 ingress", "ip -o -d link", "ip -o addr", "ip route show table all", "ip rule"]
+    text = [lab.director_run(command, check=False).stdout for command in commands]
+    sysctls = lab.director_run("sysctl -a --pattern ^net\\.(ipv4|ipv6)\\.(conf|ip_forward)").stdout
+    return "\n".join([*text, sysctls])
+
+
+def test_unload_leaves_the_namespace_as_it_was(fresh: Lab, tmp_path: Path) -> None:
+    before = plain(fresh)
+    service = Service(fresh, "-m").add()
+    download = service.download(tmp_path / "big", rate="1m")
+    download.wait_until(64 << 10)
+    fresh.pylvs("unload")
+    assert plain(fresh) == before
+    assert service.try_get().returncode == 7, "the VIP is the director's own again, and nobody listens"
+    rip = fresh.host("rs1").ipv4
+    assert fresh.run("client", ["curl", "-sS", "-m", "3", f"http://{rip}/"]).stdout == "rs1\n"
+    download.process.kill()
+    service.add()
+    assert service.get() in ("rs1", "rs2", "rs3"), "and it can be loaded again"
+
+
+def test_a_lab_that_goes_down_leaves_nothing_pinned(fresh: Lab) -> None:
+    pinned = Path("/sys/fs/bpf")
+    before = set(pinned.glob("pylvs/*"))
+    Service(fresh, "-m").add()
+    mine = set(pinned.glob("pylvs/*")) - before
+    fresh.down()
+    assert not [path for path in mine if path.exists()]
