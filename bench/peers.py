@@ -1,0 +1,128 @@
+"""The peers: ways to get a client's connection to a real server. Each is set up in the director of a lab of its own.
+
+What is fair:
+- each peer has its own director namespace, so that connection tracking, TC programs and proxies burden nobody else;
+- proxies may use every CPU, as they do by default, and keep no logs;
+- everything else (client, nginx, addresses, wires) is the same.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pylvs.lab import Lab, LabError
+from pylvs.lab.servers import IPERF3_PORT, program
+
+HTTP_PORT = 80
+PORTS = (HTTP_PORT, IPERF3_PORT)
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+
+# Sets the peer up on the lab's director and returns the address that the client connects to.
+SetUp = Callable[[Lab], str]
+
+
+def routed(lab: Lab) -> str:
+    """No load balancer: the client asks the real server, the director is a plain router."""
+    return lab.host("rs1").ipv4
+
+
+def _pylvs(lab: Lab, method: str) -> str:
+    for port in PORTS:
+        lab.ipvsadm(["-A", "-t", f"{lab.vip}:{port}", "-s", "wlc"])
+        lab.ipvsadm(["-a", "-t", f"{lab.vip}:{port}", "-r", f"{lab.host('rs1').ipv4}:{port}", method])
+    return lab.vip
+
+
+def pylvs_nat(lab: Lab) -> str:
+    return _pylvs(lab, "-m")
+
+
+def pylvs_dr(lab: Lab) -> str:
+    return _pylvs(lab, "-g")
+
+
+NFT = """
+table ip bench {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        ip daddr {vip} tcp dport {{ {ports} }} dnat to {rip}
+    }}
+}}
+"""
+
+
+def nft_dnat(lab: Lab) -> str:
+    """nftables, with connection tracking; closed connections leave soon, lest the table fill during the run."""
+    program("nft")
+    text = NFT.format(vip=lab.vip, rip=lab.host("rs1").ipv4, ports=", ".join(map(str, PORTS)))
+    lab.director_run(["nft", "-f", "-"], input=text)
+    lab.director_run("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=5")
+    return lab.vip
+
+
+HAPROXY = """
+global
+    maxconn 8192
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+"""
+
+
+def haproxy(lab: Lab) -> str:
+    """HAProxy as a TCP proxy, with its default number of threads (one per CPU)."""
+    config = lab.directory / "haproxy.cfg"
+    listeners = [
+        f"listen port{port}\n    bind {lab.vip}:{port}\n    server rs1 {lab.host('rs1').ipv4}:{port}\n"
+        for port in PORTS
+    ]
+    config.write_text(HAPROXY + "".join(listeners))
+    lab.start("director", [program("haproxy"), "-db", "-f", str(config)], "haproxy")
+    return lab.vip
+
+
+NGINX = """
+daemon off;
+load_module {module};
+user root;
+worker_processes auto;
+worker_rlimit_nofile 65536;
+pid {directory}/stream.pid;
+error_log {directory}/stream.log;
+events {{ worker_connections 16384; }}
+stream {{
+{servers}}}
+"""
+
+
+def nginx_stream(lab: Lab) -> str:
+    """nginx as a TCP proxy, one worker per CPU."""
+    if not STREAM_MODULE.exists():
+        raise LabError("nginx's stream module is missing; install the Debian package libnginx-mod-stream")
+    rip = lab.host("rs1").ipv4
+    servers = "".join(f"    server {{ listen {lab.vip}:{port}; proxy_pass {rip}:{port}; }}\n" for port in PORTS)
+    config = lab.directory / "stream.conf"
+    config.write_text(NGINX.format(module=STREAM_MODULE, directory=lab.directory, servers=servers))
+    argv = [program("nginx"), "-c", str(config), "-e", str(lab.directory / "stream.log")]
+    lab.start("director", argv, "nginx-stream")
+    return lab.vip
+
+
+PEERS: dict[str, SetUp] = {
+    "routed": routed,
+    "nat": pylvs_nat,
+    "dr": pylvs_dr,
+    "nft": nft_dnat,
+    "haproxy": haproxy,
+    "nginx": nginx_stream,
+}
+TITLES = {
+    "routed": "plain routing",
+    "nat": "**pylvs NAT**",
+    "dr": "**pylvs DR**",
+    "nft": "nftables DNAT",
+    "haproxy": "HAProxy (TCP)",
+    "nginx": "nginx stream",
+}
+BASE = "routed"
