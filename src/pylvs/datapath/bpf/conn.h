@@ -98,9 +98,10 @@ static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
 		load->idle = now;
 }
 
-/* Take a connection apart. Returns 0 if somebody else does. Not inlined: the sweep and every packet may come here. */
-static __noinline int conn_release(struct conn *c, __u32 number, __u64 now)
+/* Take a connection apart. Returns 0 if somebody else does. */
+__noinline int conn_release(__u32 number, __u64 now)
 {
+	struct conn *c = at(&conns, number);
 	struct runtime *rt = at(&runtime, 0);
 	struct tuple key;
 	__u32 *ref;
@@ -139,7 +140,7 @@ static __always_inline int conn_find(const struct tuple *key, __u64 now, struct 
 	if (!c || c->life != CONN_LIVE)
 		return 0;
 	if (c->expires <= now) {
-		conn_release(c, found->number, now);
+		conn_release(found->number, now);
 		return 0;
 	}
 	found->conn = c;

@@ -160,7 +160,7 @@ static __always_inline void own_source(struct __sk_buff *skb, const struct packe
 }
 
 /* Turn the packet into the error about it and send that to the client; the answer is the program's verdict. */
-static __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error error, __u32 mtu, __u64 now)
+__noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error error, __u32 mtu, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
 	struct bpf_fib_lookup fib;

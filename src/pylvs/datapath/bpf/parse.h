@@ -162,12 +162,15 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 	return RECEIVED;
 }
 
-/* RECEIVED if the packet is one that could be ours, else why it is handed up. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+/* RECEIVED if the packet is one that could be ours, else why it is handed up.
+ * A function of its own for the verifier too: what follows need not be proven again for every way through here. */
+__noinline int parse(struct __sk_buff *skb, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	int why;
 
+	if (!p)
+		return UP_MALFORMED;
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return UP_NOT_IP;
 	if (skb->pkt_type != PACKET_HOST)

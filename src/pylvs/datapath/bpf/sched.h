@@ -37,7 +37,7 @@ static __always_inline __s64 overhead(const struct pool_server *s)
 #include "sched/wlc.h"
 
 /* The place of the chosen real server in the pool, or NOBODY. */
-static __noinline __u32 schedule(__u32 pool)
+__noinline __u32 schedule(__u32 pool)
 {
 	struct pool_head *head = at(&pools, pool);
 

@@ -31,7 +31,7 @@ static long sweep_step(__u64 i, struct sweep_walk *w)
 	if (!c)
 		return 1;
 	if (c->life == CONN_LIVE && c->expires <= w->now)
-		conn_release(c, number, w->now);
+		conn_release(number, w->now);
 	return 0;
 }
 

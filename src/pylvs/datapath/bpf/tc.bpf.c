@@ -151,7 +151,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 		if (found.from_server)
 			return reply(skb, p, cfg, &found, now, verdict);
 		if (starts_anew(cfg, p, found.conn)) {
-			conn_release(found.conn, found.number, now);
+			conn_release(found.number, now);
 			found.conn = NULL;
 		} else {
 			d = at(&dests, found.conn->dest);
@@ -160,7 +160,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 					*verdict = TC_ACT_SHOT;
 					return DROPPED_DESTINATION_GONE;
 				}
-				conn_release(found.conn, found.number, now);
+				conn_release(found.number, now);
 				found.conn = NULL;
 			}
 		}

@@ -33,7 +33,7 @@ static long udp_sum_step(__u64 i, struct udp_sum *u)
 }
 
 /* A UDP datagram without a checksum leaves with a real one, as from kernel IPVS. The field is 0 when this is called. */
-static __noinline int udp_fill_checksum(struct __sk_buff *skb, __u32 l4, __u32 src, __u32 dst)
+__noinline int udp_fill_checksum(struct __sk_buff *skb, __u32 l4, __u32 src, __u32 dst)
 {
 	struct udp_sum u = { .skb = skb, .at = l4 };
 	__u16 length, sum;
@@ -86,15 +86,20 @@ static __always_inline void mend_ipv4_sum(struct iphdr *ip, __u32 old, __u32 new
 }
 
 /* Put new_addr:new_port into the destination (a request) or the source (a reply), and decrement the TTL. */
-static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const union address *new_addr,
-				       __u16 new_port, int reply)
+__noinline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const union address *new_addr, __u16 new_port,
+			   int reply)
 {
-	const union address *old_addr = reply ? &p->tuple.src : &p->tuple.dst;
-	__u16 old_port = reply ? p->tuple.sport : p->tuple.dport, udp_sum = 1;
+	const union address *old_addr;
+	__u16 old_port, udp_sum = 1;
 	void *data, *end;
-	__u32 l4 = p->l4 & 0xfff;
 	__u16 *port;
+	__u32 l4;
 
+	if (!p || !new_addr)
+		return 0;
+	old_addr = reply ? &p->tuple.src : &p->tuple.dst;
+	old_port = reply ? p->tuple.sport : p->tuple.dport;
+	l4 = p->l4 & 0xfff;
 	if (!sums_after(skb, p, old_addr, new_addr, old_port, new_port))
 		return 0;
 	if (!decrement_ttl(skb, p->tuple.family))
