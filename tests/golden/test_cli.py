@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_director import FakeDirector
-from support.hosts import TestResolver
 
 from pylvs.ipvsadm.commands import Shell
 from pylvs.ipvsadm.help import SAVE_USAGE
 from pylvs.ipvsadm.save import save_command
+from support.fake_director import FakeDirector
+from support.hosts import TestResolver
 
-CASES = [case for path in sorted((Path(__file__).parent / "cli").glob("*.json")) for case in json.loads(path.read_text())]
+RECORDINGS = sorted((Path(__file__).parent / "cli").glob("*.json"))
+CASES = [case for path in RECORDINGS for case in json.loads(path.read_text())]
 
 # Steps that are no command of ipvsadm.
 NOT_IPVSADM = {
@@ -36,7 +37,7 @@ def steps_of(case: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def needs(case: dict[str, Any]) -> set[str]:
-    """What of LVS a case uses beyond TCP and UDP services by address, NAT and DR: names of features and `scheduler x`."""
+    """What of LVS a case uses beyond TCP and UDP services by address, NAT and DR: features, and `scheduler x`."""
     text = "\n".join(step["cmd"] + "\n" + step.get("stdin", "") for step in steps_of(case))
     words = text.split()
     patterns = {

@@ -21,7 +21,7 @@ from pylvs.errors import (
 from pylvs.ipvsadm.daemon import SyncDaemon
 from pylvs.model import TUNNEL, Connection, Destination, RealServer, Service, Timeouts, VirtualService
 
-SCHEDULERS = "rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh twos none".split()
+SCHEDULERS = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos", "none"]
 ENGINES = ("", "sip")
 MTU = 1500
 

@@ -5,9 +5,10 @@ first fault ends it, `-M` is read by the family of the service known so far, a
 service name after `-r` by its protocol known so far, and `-6` must follow `-f`.
 """
 
-from _socket import AF_INET, AF_INET6, inet_aton, inet_ntop, inet_pton  # `socket` itself costs 8 ms
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # `socket` itself costs 8 ms
 from collections.abc import Callable, Sequence
 
+from pylvs.ipvsadm.addresses import endpoint, ipv4_address
 from pylvs.ipvsadm.daemon import BACKUP, MASTER, SyncDaemon
 from pylvs.ipvsadm.help import USAGE, VERSION
 from pylvs.ipvsadm.messages import Exit, Refused, misuse, try_help
@@ -129,7 +130,8 @@ def _command(first: Given | None) -> Request:
         raise Exit(0, output=VERSION)
     if request.command in ("start-daemon", "stop-daemon"):
         if first.argument not in (MASTER, BACKUP):
-            raise misuse(f"illegal {'start-daemon parameter' if request.command == 'start-daemon' else 'start_daemon'} specified")
+            what = "start-daemon parameter" if request.command == "start-daemon" else "start_daemon"
+            raise misuse(f"illegal {what} specified")
         request.daemon = SyncDaemon(role=first.argument)
     return request
 
@@ -237,7 +239,7 @@ def _daemon_number(name: str, field: str, low: int, high: int) -> Handler:
         value = number(argument or "", low, high)
         if value is None:
             raise misuse(f"illegal {name} specified")
-        request.daemon = request.daemon._replace(**{field: value})
+        request.daemon = SyncDaemon(**(request.daemon._asdict() | {field: value}))
 
     return numeric
 
@@ -341,6 +343,11 @@ def _mcast_group(request: Request, argument: str | None, _names: Names) -> None:
     request.daemon = request.daemon._replace(group=inet_ntop(family, packed))
 
 
+LISTING_FLAGS = (
+    *("numeric", "connection", "timeout", "daemon", "nosort", "exact"),
+    *("stats", "rate", "thresholds", "persistent-conn", "tun-info"),
+)
+
 _OPTIONS: dict[str, Handler] = {
     "tcp-service": _service(TCP),
     "udp-service": _service(UDP),
@@ -372,48 +379,4 @@ _OPTIONS: dict[str, Handler] = {
     "sync-maxlen": _daemon_number("sync-maxlen", "maxlen", 1, MAXLEN_MAX),
     "mcast-port": _daemon_number("mcast-port", "port", 1, 65535),
     "mcast-ttl": _daemon_number("mcast-ttl", "ttl", 1, 255),
-} | {
-    name: _flag(name)
-    for name in (
-        "numeric connection timeout daemon stats rate thresholds persistent-conn nosort exact tun-info"
-    ).split()
-}
-
-
-def ipv4_address(text: str, names: Names) -> str | None:
-    """The canonical IPv4 address of what `inet_aton` takes (10.1, 0x0a000001, 010.0.0.1), or of a host's name."""
-    try:
-        return inet_ntop(AF_INET, inet_aton(text))
-    except (OSError, ValueError):
-        return names.address_of(text)
-
-
-def endpoint(text: str, protocol: int, names: Names) -> tuple[int, str, int | None] | None:
-    """(family, address, port) of `host[:port]`; the port is None when there was none. None: it is no such thing.
-
-    IPv6 addresses stand in brackets when a port follows, and in brackets a port must follow.
-    """
-    if not text.strip("0123456789"):
-        return None
-    port: str | None = None
-    if text.startswith("["):
-        text, bracket, port = text[1:].partition("]")
-        if not bracket or not port.startswith(":"):
-            return None
-        port = port[1:]
-    try:
-        family, address = AF_INET6, inet_ntop(AF_INET6, inet_pton(AF_INET6, text))
-    except (OSError, ValueError):
-        # An IPv4 host does not belong in brackets: what follows them is not looked at then.
-        host, colon, tail = text.rpartition(":")
-        text, port = (host, tail) if colon else (text, None)
-        found = ipv4_address(text, names)
-        if found is None:
-            return None
-        family, address = AF_INET, found
-    if port is None:
-        return family, address, None
-    value = number(port, 0, 65535)
-    if value is None:
-        value = names.port_of(port, protocol)
-    return None if value is None else (family, address, value)
+} | {name: _flag(name) for name in LISTING_FLAGS}

@@ -96,10 +96,12 @@ COMMANDS = {
 # Options by the name that messages give them, in the order in which they are checked: of several faults the first
 # in this order is named. Several options may share a name (-t and -f, -g and -m).
 CHECK_ORDER = (
-    "numeric connection service-address scheduler persistent netmask real-server forwarding-method weight u-threshold "
-    "l-threshold mcast-interface timeout daemon stats rate thresholds persistent-conn nosort syncid exact ops pe "
-    "sched-flags sync-maxlen mcast-group mcast-port mcast-ttl tun-info tun-type tun-port tun-nocsum tun-csum tun-remcsum"
-).split()
+    *("numeric", "connection", "service-address", "scheduler", "persistent", "netmask", "real-server"),
+    *("forwarding-method", "weight", "u-threshold", "l-threshold", "mcast-interface", "timeout", "daemon"),
+    *("stats", "rate", "thresholds", "persistent-conn", "nosort", "syncid", "exact", "ops", "pe", "sched-flags"),
+    *("sync-maxlen", "mcast-group", "mcast-port", "mcast-ttl"),
+    *("tun-info", "tun-type", "tun-port", "tun-nocsum", "tun-csum", "tun-remcsum"),
+)
 
 # What a command takes: "+x" it must have, "1x" only one of those, the rest it may have.
 _SERVICE = "+service-address scheduler persistent netmask ops pe sched-flags"

@@ -29,11 +29,11 @@ def sorted_services(services: Sequence[Service]) -> list[Service]:
 
 
 def sorted_destinations(destinations: Sequence[Destination]) -> list[Destination]:
-    """By family, address, port."""
+    """By address and port; an IPv4 address among IPv6 ones (tunnels) counts as their first 32 bits."""
 
     def key(entry: Destination) -> Key:
         rs = entry.server
-        return (rs.family, *_words(rs.family, rs.address), rs.port)
+        return (*_words(rs.family, rs.address), rs.port)
 
     return _sorted(destinations, key)
 

@@ -17,7 +17,6 @@ from pylvs.model import (
     NETMASK_ALL,
     PROTOCOL_NAMES,
     SCHEDULER_FLAGS,
-    TCP,
     TUN_CSUM,
     TUN_GRE,
     TUN_GUE,
@@ -36,8 +35,8 @@ NAME_WIDTH = 28  # of addresses; IPv4 ones are cut to it, IPv6 ones run over
 SLICE = 512  # connections whose names are looked up together
 
 # The columns after the address, by what was asked for; the first that applies wins.
-STATS, RATE, THRESHOLDS, PERSISTENT, TUNNELS, PLAIN = "stats", "rate", "thresholds", "persistent-conn", "tun-info", "plain"
-KINDS = (STATS, RATE, THRESHOLDS, PERSISTENT, TUNNELS)
+KINDS = STATS, RATE, THRESHOLDS, PERSISTENT, TUNNELS = "stats", "rate", "thresholds", "persistent-conn", "tun-info"
+PLAIN = "plain"
 
 _LOCAL = f"{'Prot LocalAddress:Port':<33}"
 _REMOTE = "  -> RemoteAddress:Port"
