@@ -26,23 +26,28 @@ def find_clang() -> str:
     raise SystemExit("pylvs: no clang found to compile the eBPF programs; on Debian: apt-get install clang libbpf-dev")
 
 
-def compile_objects() -> None:
-    """Compile every program into datapath/obj/, each replaced in one step."""
+def compile_object(source: Path, target: Path) -> None:
+    """Compile one eBPF program; the target is replaced in one step."""
     clang = find_clang()
-    target = DATAPATH / "obj"
-    target.mkdir(exist_ok=True)
     # Debian keeps asm/ under the compiling machine's own triplet, which clang forgets when it aims at BPF
     triplet = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
+    fresh = target.with_name(f"{target.name}.new")
+    command = [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{DATAPATH / 'bpf'}",
+               f"-I/usr/include/{triplet}", "-c", str(source), "-o", str(fresh)]
+    if subprocess.run(command).returncode:
+        raise SystemExit(f"pylvs: clang could not compile {source.name}; its headers are in Debian's libbpf-dev")
+    strip = shutil.which("llvm-strip") or shutil.which(f"llvm-strip-{clang.rpartition('-')[2]}")
+    if strip:  # debug information only; BTF stays
+        subprocess.run([strip, "-g", str(fresh)], check=True)
+    fresh.replace(target)
+
+
+def compile_objects() -> None:
+    """Compile every program of the datapath into datapath/obj/."""
+    target = DATAPATH / "obj"
+    target.mkdir(exist_ok=True)
     for name in SOURCES:
-        fresh = target / f"{name}.bpf.o.new"
-        command = [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror",
-                   f"-I/usr/include/{triplet}", "-c", str(DATAPATH / "bpf" / f"{name}.bpf.c"), "-o", str(fresh)]
-        if subprocess.run(command).returncode:
-            raise SystemExit(f"pylvs: clang could not compile {name}.bpf.c; its headers are in Debian's libbpf-dev")
-        strip = shutil.which("llvm-strip") or shutil.which(f"llvm-strip-{clang.rpartition('-')[2]}")
-        if strip:  # debug information only; BTF stays
-            subprocess.run([strip, "-g", str(fresh)], check=True)
-        fresh.replace(target / f"{name}.bpf.o")
+        compile_object(DATAPATH / "bpf" / f"{name}.bpf.c", target / f"{name}.bpf.o")
 
 
 def write_layout() -> None:

@@ -72,12 +72,17 @@ class Object:
     """
 
     def __init__(
-        self, name: str, sizes: Mapping[str, int], existing: Mapping[str, int], constants: Mapping[str, bytes]
+        self,
+        name: str,
+        sizes: Mapping[str, int],
+        existing: Mapping[str, int],
+        constants: Mapping[str, bytes],
+        directory: str = DIRECTORY,
     ):
         """Load an object.
 
         Args:
-            name: "tc" or "sweep".
+            name: "tc" or "sweep", or that of another one in another directory.
             sizes: map -> entries; what is not named keeps its size from the source.
             existing: map -> file descriptor of one to be used instead of making a new one.
             constants: read-only variable -> its bytes.
@@ -90,7 +95,7 @@ class Object:
         library.log.clear()
         self.maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
-        path = os.path.join(DIRECTORY, f"{name}.bpf.o")
+        path = os.path.join(directory, f"{name}.bpf.o")
         if not os.path.exists(path):
             raise DatapathError(f"{path} is missing: this copy of pylvs was not built; run make setup, or pip install .")
         handle = lib.bpf_object__open_file(path.encode(), None)
