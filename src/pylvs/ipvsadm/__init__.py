@@ -12,8 +12,6 @@ import os
 import sys
 from typing import TextIO
 
-ISSUES = "https://github.com/pylvs/pylvs/issues"
-
 
 def main() -> None:
     """The `ipvsadm` command."""
@@ -57,7 +55,7 @@ def _run(words: list[str]) -> int:
         _forget_output()
         return INTERNAL
     except Exception as error:
-        _say(f"ipvsadm: internal error: {type(error).__name__}: {error}; please report this line at {ISSUES}")
+        _say(f"ipvsadm: internal error: {type(error).__name__}: {error}; please report it with the command line")
         return INTERNAL
 
 

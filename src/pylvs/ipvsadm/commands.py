@@ -103,7 +103,7 @@ class Shell:
 
     @property
     def director(self) -> Any:
-        return self._director or self.open()
+        return self.open() if self._director is None else self._director
 
     def open(self) -> Any:
         try:

@@ -53,11 +53,13 @@ class Names:
 
     Args:
         numeric: show no names.
+        budget: seconds that all host names together may take.
     """
 
-    def __init__(self, resolver: Resolver | None = None, numeric: bool = False):
+    def __init__(self, resolver: Resolver | None = None, numeric: bool = False, budget: float = BUDGET):
         self._resolver = resolver or Resolver()
         self.numeric = numeric
+        self._budget = budget
         self._hosts: dict[str, str] = {}
         self._services: dict[tuple[int, int], str] = {}
         self._deadline: float | None = None
@@ -86,7 +88,7 @@ class Names:
             self._hosts.clear()
         wanted = [address for address in dict.fromkeys(addresses) if address not in self._hosts]
         if self._deadline is None:
-            self._deadline = monotonic() + BUDGET
+            self._deadline = monotonic() + self._budget
         left = self._deadline - monotonic()
         if wanted and left > 0:
             self._hosts.update(_Lookup(self._resolver, wanted).results(left))
