@@ -1,0 +1,38 @@
+"""A director for the packet tests: one network namespace for all of them, and a director fresh from load for each."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from support.harness import Harness
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if "packet" in item.path.parts:
+                item.add_marker(pytest.mark.skip(reason="loading the packet path needs root"))
+
+
+@pytest.fixture(scope="session")
+def packet_network() -> Iterator[Harness]:
+    with Harness() as harness:
+        harness.leave()
+        yield harness
+
+
+@pytest.fixture
+def lvs(packet_network: Harness) -> Iterator[Harness]:
+    """A director that knows nothing yet; the test is in its network namespace."""
+    packet_network.enter()
+    try:
+        packet_network.reload()
+        yield packet_network
+    finally:
+        packet_network.leave()
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)

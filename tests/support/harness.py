@@ -1,0 +1,405 @@
+"""One director in a network namespace of its own, and packets put through its real program, one at a time.
+
+    client 10.1/16, fd00:1::/64  -- c0 | d0 director d1 | r0 --  real servers 10.2/16, fd00:2::/64
+
+The director is the one of the recorded conversations: 10.0.1.1/24 and fd00:a1::1 towards the clients, 10.0.2.1/24 and
+fd00:a2::1 towards the real servers, all of 10.99/16 and fd00:99::/64 are its VIPs, MTU 1500.
+
+    with Harness() as lvs:
+        lvs.ipvsadm("-A -t 10.99.0.1:80 -s rr", "-a -t 10.99.0.1:80 -r 10.2.0.1:8080 -m")
+        result = lvs.from_client(tcp_packet("10.1.0.1", 1025, "10.99.0.1", 80, "S"))
+        assert result.reason == "forwarded_nat_request"
+        assert result.packet.destination == ("10.2.0.1", 8080)
+
+A packet goes through the pinned program by BPF_PROG_TEST_RUN: the kernel's own code, lookups and all, only nothing
+leaves on a wire. So the first packet of a connection, which the program leaves to the kernel's neighbour code, keeps
+the Ethernet addresses that it came with; what counts is the IP packet.
+
+The namespaces have no name: they are gone when the process is, however it ends. `Harness` holds them open and is
+"in" the director's between enter() and leave().
+"""
+
+import ctypes
+import io
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from pylvs.datapath import _layout, bpffs, syscall
+from pylvs.datapath import instance as datapath
+from pylvs.datapath.instance import Instance
+from pylvs.datapath.layout import CONN, REASONS
+from pylvs.director import Director
+from pylvs.ipvsadm.commands import Shell
+from pylvs.lab.waiting import wait_for
+from pylvs.model import Connection, Service
+from support import packets
+from support.hosts import TestResolver
+
+CLIENT, SERVER = "d0", "d1"
+"""The director's interfaces, named for who is behind them."""
+MACS = {name: packets.mac(f"02:00:00:00:00:0{number}") for number, name in enumerate(("c0", "d0", "d1", "r0"), 1)}
+INDEX = {"d0": 100, "d1": 200}
+"""Their numbers. Pairs with equal numbers are taken for hardware by the kernel, which lets "link is up" wait."""
+_PEER = {"d0": "c0", "d1": "r0"}
+UP, SHOT, REDIRECT = -1, 2, 7
+HOSTS = {"10.99.0.1": "vip1.example.test", "10.1.0.1": "client1.example.test", "10.2.0.1": "rs1.example.test"}
+"""Whom the director's /etc/hosts knew when the conversations were recorded."""
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+_CONTEXT = 192  # sizeof(struct __sk_buff)
+_RECEIVED, _ANSWERS = REASONS.index("received"), ("answered_icmp", "answered_icmp_limited")
+
+_ADDRESSES = """
+link set lo up
+link set d0 up
+link set d1 up
+addr add 10.0.1.1/24 dev d0
+addr add 10.0.2.1/24 dev d1
+addr add fd00:a1::1/64 dev d0 nodad
+addr add fd00:a2::1/64 dev d1 nodad
+neigh add 10.0.1.2 lladdr 02:00:00:00:00:01 dev d0
+neigh add fd00:a1::2 lladdr 02:00:00:00:00:01 dev d0
+neigh add 10.0.2.2 lladdr 02:00:00:00:00:04 dev d1
+neigh add fd00:a2::2 lladdr 02:00:00:00:00:04 dev d1
+route add local 10.99.0.0/16 dev lo
+route add local fd00:99::/64 dev lo
+route add 10.1.0.0/16 via 10.0.1.2
+route add fd00:1::/64 via fd00:a1::2
+route add 10.2.0.0/16 via 10.0.2.2
+route add fd00:2::/64 via fd00:a2::2
+"""
+
+
+def _unshare_net() -> int:
+    """A new network namespace, which we are in then; its file descriptor."""
+    if _libc.unshare(_CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, f"unshare: {os.strerror(number)}")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+def ip(lines: str) -> None:
+    """Commands for ip(8), one on a line, in the namespace that we are in."""
+    done = subprocess.run(["ip", "-batch", "-"], input=lines, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"ip -batch: {done.stderr}{lines}")
+
+
+def _sysctl(name: str, value: str) -> None:
+    with open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:
+        file.write(value)
+
+
+class Result(NamedTuple):
+    """What became of a packet."""
+
+    verdict: int
+    """What the program told the kernel: -1 handed up, 2 dropped, 7 redirected."""
+    frame: bytes
+    """The frame after it."""
+    reason: str
+    """The one name under which it was counted."""
+    answers: tuple[str, ...] = ()
+    """Of answered_icmp and answered_icmp_limited, what was counted beside it."""
+
+    @property
+    def packet(self) -> packets.Packet:
+        """The IP packet after it."""
+        return packets.dissect(self.frame[14:])
+
+    @property
+    def forwarded(self) -> bool:
+        return self.reason.startswith("forwarded_")
+
+    @property
+    def handed_up(self) -> bool:
+        return self.reason.startswith("up_")
+
+    @property
+    def dropped(self) -> bool:
+        return self.reason.startswith("dropped_")
+
+
+class Entry(NamedTuple):
+    """A connection with what listings do not show."""
+
+    shown: Connection
+    timeout: int
+    """Milliseconds from each packet to the end."""
+    touched: int
+    """The director's clock at its last packet."""
+    dest: int
+    inactive: bool
+
+
+class Harness:
+    """See the file's head.
+
+    Attributes:
+        director: the Director under test; replaced by every load().
+        instance: its packet path.
+    """
+
+    director: Director
+    instance: Instance
+
+    def __init__(self, conn_bits: int = 12, max_services: int = 64, max_dests: int = 512):
+        """Make the namespaces and load the packet path into the director's."""
+        self._sizes = (conn_bits, max_services, max_dests)
+        self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._loaded = False
+        self._program = -1
+        try:
+            self._peers = _unshare_net()
+            self._network = _unshare_net()
+            self._build()
+            self.load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self) -> None:
+        for interface, number in INDEX.items():
+            peer = _PEER[interface]
+            own, other = MACS[interface].hex(":"), MACS[peer].hex(":")
+            # not into the other namespace's name, but through our descriptor of it: names would have to be unique
+            ip(f"link add {interface} index {number} address {own} type veth peer name {peer} address {other} "
+               f"netns /proc/{os.getpid()}/fd/{self._peers}\n")  # fmt: skip
+        _setns(self._peers)
+        ip("link set lo up\nlink set c0 up\nlink set r0 up\n")
+        _setns(self._network)
+        _sysctl("ipv4/ip_forward", "1")
+        _sysctl("ipv6/conf/all/forwarding", "1")
+        for name in ("all", "default", "lo", "d0", "d1"):
+            _sysctl(f"ipv4/conf/{name}/rp_filter", "0")
+            _sysctl(f"ipv6/conf/{name}/accept_dad", "0")
+        ip(_ADDRESSES)
+        wait_for(self._links_ready, "d0 and d1 to come up")
+
+    @staticmethod
+    def _links_ready() -> bool:
+        # IPv6 uses a link from when the kernel has noticed that it is up; the link-local address comes last in that
+        with open("/proc/thread-self/net/if_inet6", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+        return {"d0", "d1"} <= {row[5] for row in rows if row[0].startswith("fe80")}
+
+    def __enter__(self) -> "Harness":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload, leave the namespaces and let them go."""
+        try:
+            if self._loaded:
+                self.enter()
+                self.unload()
+        finally:
+            _setns(self._outside)
+            for name in ("_network", "_peers", "_outside"):
+                fd = getattr(self, name, -1)
+                if fd >= 0:
+                    os.close(fd)
+                setattr(self, name, -1)
+
+    # ---- where we are -------------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Go into the director's namespace."""
+        _setns(self._network)
+
+    def leave(self) -> None:
+        """Go back to where the process came from."""
+        _setns(self._outside)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Be out of the director's namespace for a while."""
+        self.leave()
+        try:
+            yield
+        finally:
+            self.enter()
+
+    # ---- the director's life ------------------------------------------------------------------------------------------
+
+    def load(self, conn_bits: int | None = None) -> None:
+        """Load the packet path, small, unless it is loaded."""
+        bits, services, dests = self._sizes
+        datapath.load(conn_bits or bits, services, dests).close()
+        self._loaded = True
+        self.director = Director()
+        assert self.director.instance is not None
+        self.instance = self.director.instance
+        self._program = self.instance.program("ingress")
+
+    def unload(self) -> None:
+        """Remove it with all that it knew."""
+        self._let_go()
+        datapath.unload()
+        self._loaded = False
+
+    def _let_go(self) -> None:
+        if self._program >= 0:
+            os.close(self._program)
+            self._program = -1
+            self.director.close()
+
+    def reload(self, conn_bits: int | None = None) -> None:
+        """A director that knows nothing of what was before."""
+        self.unload()
+        self.load(conn_bits)
+
+    def reopen(self) -> None:
+        """Look at the running director afresh, as another process would."""
+        self._let_go()
+        self.load()
+
+    # ---- configuration ------------------------------------------------------------------------------------------------
+
+    def ipvsadm(self, *lines: str) -> str:
+        """Command lines of ipvsadm, without its name; what they print. Any complaint fails the test."""
+        out, err = io.StringIO(), io.StringIO()
+        for line in lines:
+            code = Shell((), out, err, resolver=TestResolver(HOSTS)).run(line.split())
+            assert code == 0 and not err.getvalue(), f"ipvsadm {line} answered {code}: {err.getvalue()}"
+        return out.getvalue()
+
+    def restore(self, rules: str) -> None:
+        """Add services and real servers from the lines of `ipvsadm -S`."""
+        err = io.StringIO()
+        code = Shell(io.StringIO(rules), io.StringIO(), err, resolver=TestResolver(HOSTS)).run(["-R"])
+        assert code == 0 and not err.getvalue(), f"ipvsadm -R answered {code}: {err.getvalue()}"
+
+    def set(self, **config: int) -> None:
+        """Set members of the configuration, such as conn_reuse_mode."""
+        for name, value in config.items():
+            self.instance.config.put(0, name, value)
+
+    # ---- time ---------------------------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        """Move the director's clock forward and let the sweep and the estimator see it."""
+        self.shift(seconds)
+        self.sweep()
+
+    def shift(self, seconds: float) -> None:
+        """Move the clock forward and do nothing else: what is past is still in the table."""
+        self.set(clock_offset=self.instance.config.get(0, "clock_offset") + int(seconds * 1_000_000_000))
+
+    def sweep(self) -> None:
+        """Do at once what the timer does bit by bit."""
+        assert self.instance.run("catch_up") == 0
+
+    # ---- packets ------------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        frame: bytes,
+        interface: str = CLIENT,
+        *,
+        gso_size: int = 0,
+        gso_segs: int = 0,
+        mark: int = 0,
+        room: int = 128,
+    ) -> Result:
+        """Let a frame arrive on an interface. It must be counted under exactly one reason."""
+        before = self.reasons()
+        context = bytearray(_CONTEXT)
+        ifindex = INDEX.get(interface) or socket.if_nametoindex(interface)
+        struct.pack_into("=I", context, 8, mark)
+        struct.pack_into("=II", context, 36, ifindex, ifindex)
+        struct.pack_into("=I", context, 164, gso_segs)
+        struct.pack_into("=I", context, 176, gso_size)
+        verdict, after, _, _ = syscall.run(self._program, frame, bytes(context), room=room)
+        verdict = verdict - (1 << 32) if verdict >> 31 else verdict
+        changed = {
+            name: now - then
+            for name, now, then in zip(REASONS, self.reasons().values(), before.values(), strict=True)
+            if now != then
+        }
+        assert changed.pop("received", 0) == 1, "a packet that was not counted as received"
+        answers = tuple(name for name in _ANSWERS if changed.pop(name, 0) == 1)
+        assert len(changed) == 1 and set(changed.values()) == {1}, f"counted under {changed}, not under one reason"
+        reason = next(iter(changed))
+        wanted = UP if reason.startswith("up_") else SHOT
+        if reason.startswith("forwarded_") or "answered_icmp" in answers:
+            wanted = REDIRECT
+        assert verdict == wanted, f"counted under {reason}, but the verdict is {verdict}"
+        if verdict == UP:
+            assert after == frame, f"handed up under {reason}, but not as it came"
+        return Result(verdict, after, reason, answers)
+
+    def reasons(self) -> dict[str, int]:
+        """How many packets were counted under each reason."""
+        return {name: self.instance.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
+
+    def from_client(self, packet: bytes, **context: int) -> Result:
+        """Let an IP packet arrive from the clients' side."""
+        return self.send(frame(packet, CLIENT), CLIENT, **context)
+
+    def from_server(self, packet: bytes, **context: int) -> Result:
+        """Let an IP packet arrive from the real servers' side."""
+        return self.send(frame(packet, SERVER), SERVER, **context)
+
+    # ---- what the director knows --------------------------------------------------------------------------------------
+
+    def connections(self) -> dict[tuple[str, int], Connection]:
+        """Every connection, by the client's address and port."""
+        return {(c.caddr, c.cport): c for c in self.director.connections()}
+
+    def entries(self) -> dict[tuple[str, int], Entry]:
+        """Every connection with the numbers behind the listing, by the client's address and port."""
+        shown, found = self.connections(), {}
+        instance = self.instance
+        names = {name: place for place, name in enumerate(CONN.names)}
+        for record in CONN.iterate(instance.conns.read(0, instance.runtime.get(0, "fresh"))):
+            values = {name: record[names[name]] for name in ("life", "family", "caddr", "cport", "timeout", "expires",
+                                                             "dest", "status")}  # fmt: skip
+            raw = values["caddr"][: 16 if values["family"] == 10 else 4]
+            key = packets.text(raw), socket.ntohs(values["cport"])
+            if values["life"] == _layout.CONN_LIVE and key in shown:
+                found[key] = Entry(
+                    shown[key], values["timeout"], values["expires"] - values["timeout"] * 1_000_000, values["dest"],
+                    bool(values["status"] >> 8 & _layout.CONN_INACTIVE),
+                )  # fmt: skip
+        return found
+
+    def service(self, words: str) -> Service:
+        """The only service whose printed name ends like this, e.g. "10.99.0.1:80"."""
+        found = [service for service in self.director.services() if str(service.service).endswith(words)]
+        assert len(found) == 1, f"{len(found)} services {words}"
+        return found[0]
+
+    def loads(self) -> dict[str, tuple[int, int]]:
+        """(ActiveConn, InActConn) of every real server, by address and port as listings show them."""
+        return {
+            str(destination.server): (destination.active, destination.inactive)
+            for service in self.director.services()
+            for destination in service.destinations
+        }
+
+
+def frame(packet: bytes, interface: str = CLIENT) -> bytes:
+    """The frame in which an IP packet arrives on one of the director's interfaces."""
+    return packets.ether(packet, MACS[interface], MACS[_PEER[interface]])
+
+
+def pins() -> set[str]:
+    """The directories of all directors' pins."""
+    root = bpffs.root()
+    return set(os.listdir(root)) if root else set()
+
