@@ -126,8 +126,6 @@ def service_lines(draw: st.DrawFn) -> tuple[str, str, str]:
     text += draw(st.sampled_from(["", " -o"])) if kind in ("-u", "-f") else ""
     named = {"sh": ["sh-port", "sh-fallback", "sh-fallback,sh-port"], "mh": ["mh-port"]}
     flags = named.get(scheduler, ["flag-1,flag-3"])
-        scheduler, ["flag-1,flag-3"]
-    )
     return name, family, text + draw(st.sampled_from(["", *(f" -b {flag}" for flag in flags)]))
 
 
