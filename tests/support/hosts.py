@@ -21,6 +21,7 @@ ALIASES = {
 }
 SERVICES = {
     ("tcp", 7): "echo",
+    ("tcp", 22): "ssh",
     ("udp", 7): "echo",
     ("tcp", 9): "discard",
     ("udp", 9): "discard",
