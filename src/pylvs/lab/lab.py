@@ -215,12 +215,16 @@ class Lab:
         with self.enter(host):
             return socket.socket(family, kind)
 
-    def can_connect(self, host: str, address: str, port: int, timeout: float = 0.5) -> bool:
-        """Whether a TCP connection from a host to address:port succeeds."""
+    def connect(self, host: str, address: str, port: int, timeout: float = 0.5) -> int:
+        """Try a TCP connection from a host to address:port: 0 or the error's number (EAGAIN: nothing came back)."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with self.socket(host, family) as probe:
             probe.settimeout(timeout)
-            return probe.connect_ex((address, port)) == 0
+            return probe.connect_ex((address, port))
+
+    def can_connect(self, host: str, address: str, port: int, timeout: float = 0.5) -> bool:
+        """Whether a TCP connection from a host to address:port succeeds."""
+        return self.connect(host, address, port, timeout) == 0
 
     def wait_for(self, predicate: Any, what: str, seconds: float = 5.0) -> Any:
         return wait_for(predicate, what, seconds)
