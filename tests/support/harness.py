@@ -215,7 +215,7 @@ class Harness:
                     os.close(fd)
                 setattr(self, name, -1)
 
-    # ---- where we are -------------------------------------------------------------------------------------------------
+    # ---- where we are ----
 
     def enter(self) -> None:
         """Go into the director's namespace."""
@@ -234,7 +234,7 @@ class Harness:
         finally:
             self.enter()
 
-    # ---- the director's life ------------------------------------------------------------------------------------------
+    # ---- the director's life ----
 
     def load(self, conn_bits: int | None = None) -> None:
         """Load the packet path, small, unless it is loaded."""
@@ -268,7 +268,7 @@ class Harness:
         self._let_go()
         self.load()
 
-    # ---- configuration ------------------------------------------------------------------------------------------------
+    # ---- configuration ----
 
     def ipvsadm(self, *lines: str) -> str:
         """Command lines of ipvsadm, without its name; what they print. Any complaint fails the test."""
@@ -289,7 +289,7 @@ class Harness:
         for name, value in config.items():
             self.instance.config.put(0, name, value)
 
-    # ---- time ---------------------------------------------------------------------------------------------------------
+    # ---- time ----
 
     def advance(self, seconds: float) -> None:
         """Move the director's clock forward and let the sweep and the estimator see it."""
@@ -304,7 +304,7 @@ class Harness:
         """Do at once what the timer does bit by bit."""
         assert self.instance.run("catch_up") == 0
 
-    # ---- packets ------------------------------------------------------------------------------------------------------
+    # ---- packets ----
 
     def send(
         self,
@@ -355,7 +355,7 @@ class Harness:
         """Let an IP packet arrive from the real servers' side."""
         return self.send(frame(packet, SERVER), SERVER, **context)
 
-    # ---- what the director knows --------------------------------------------------------------------------------------
+    # ---- what the director knows ----
 
     def connections(self) -> dict[tuple[str, int], Connection]:
         """Every connection, by the client's address and port."""

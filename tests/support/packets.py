@@ -59,7 +59,7 @@ def pseudo(src: Address, dst: Address, protocol: int, length: int) -> bytes:
     return src + dst + struct.pack("!HH", protocol, length)
 
 
-# ---- building --------------------------------------------------------------------------------------------------------
+# ---- building ----
 
 
 def tcp(
@@ -127,7 +127,7 @@ def ip(
     if check:
         segment = with_checksum(protocol, a, b, segment)
     if len(a) == 16:
-        chain, following = b"", [kind for kind, _ in extensions][1:] + [protocol]
+        chain, following = b"", [*[kind for kind, _ in extensions][1:], protocol]
         for (_, body), after in zip(extensions, following, strict=True):
             body += bytes(-(len(body) + 2) % 8)
             chain += bytes((after, (len(body) + 2) // 8 - 1)) + body
@@ -168,7 +168,7 @@ def resum_ipv4(packet: bytes) -> bytes:
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + packet[length:]
 
 
-# ---- looking ---------------------------------------------------------------------------------------------------------
+# ---- looking ----
 
 
 class Packet(NamedTuple):

@@ -5,8 +5,14 @@
  */
 #pragma once
 
-/* The kernel's neighbour code sends a connection's first packet and then one in 64. */
+/* The kernel's neighbour code sends a connection's first packet and then one in 64. The packet at hand is counted
+ * already; replies go by the requests' number. */
 #define ASK_MASK 63
+
+static __always_inline int ask_neighbour(const struct conn *c)
+{
+	return (c->packets & ASK_MASK) == 1;
+}
 
 /* Sources that the stack would never accept; only asked for new connections. */
 static __always_inline int martian(struct __sk_buff *skb, const struct packet *p)
@@ -24,7 +30,7 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 static __always_inline int forward_request(struct __sk_buff *skb, struct packet *p, struct conn *c,
 					   const struct dest *d, __u64 now, int *verdict)
 {
-	int nat = conn_method(c) == METHOD_MASQ, ask = !(c->packets & ASK_MASK);
+	int nat = conn_method(c) == METHOD_MASQ, ask = ask_neighbour(c);
 	__u8 family = p->tuple.family;
 	struct bpf_fib_lookup fib;
 	union address daddr = c->daddr;
@@ -78,6 +84,6 @@ static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p
 		return DROPPED_NEEDS_FRAGMENTS;
 	if (!nat_rewrite(skb, p, &vaddr, c->vport, 1))
 		return DROPPED_REWRITE_FAILED;
-	*verdict = transmit(skb, &fib, !(c->packets & ASK_MASK) || routed == ROUTED_UNRESOLVED);
+	*verdict = transmit(skb, &fib, ask_neighbour(c) || routed == ROUTED_UNRESOLVED);
 	return FORWARDED_NAT_REPLY;
 }
