@@ -110,12 +110,13 @@ class Service:
 
 
 class Download:
-    """A transfer of /big from the VIP, under way; `rate` limits the real server (1m is a mebibyte per second)."""
+    """A transfer of the big file from the VIP, under way; `rate` slows the real server (1m: a mebibyte per second)."""
 
     def __init__(self, service: Service, file: Path, rate: str):
         self._file = file
         self._lab = service.lab
-        argv = ["curl", "-sS", "-m", "25", "-o", str(file), service.url(f"/big?rate={rate}")]
+        path = f"/slow?rate={rate}" if rate else "/big"
+        argv = ["curl", "-sS", "-m", "25", "--no-buffer", "-o", str(file), service.url(path)]
         self.process = self._lab.popen("client", argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def size(self) -> int:

@@ -40,7 +40,7 @@ def test_the_director_keeps_account(any_lab: Lab, method: str, ipv6: bool, tmp_p
     service = Service(any_lab, method, ipv6=ipv6).add("rs1")
     before = service.counts()["rs1"]
     assert service.traffic()["rs1"] == (0, 0, 0, 0, 0)
-    download = service.download(tmp_path / "big", rate="16m")
+    download = service.download(tmp_path / "big", rate="4m")
     wait_for(lambda: service.counts()["rs1"].active == 1, "the connection to be active")
     download.finish()
     after = wait_for(lambda: (c := service.counts()["rs1"]).active == 0 and c, "the connection to be inactive")

@@ -13,7 +13,7 @@ from pylvs.lab.servers import BIG_SIZE
 from .service import Service
 
 STARTED = 256 << 10
-QUIET = 0.3
+QUIET = 0.3  # the trickle of /slow comes in steps of 20 ms at most
 
 
 def settled(value: Callable[[], int]) -> Callable[[], bool]:

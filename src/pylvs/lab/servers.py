@@ -3,7 +3,8 @@
 HTTP, on ports 80 and 8080, by IPv4 and IPv6:
     /       the real server's name
     /who    name, address and port of the client as the real server sees it, address and port that it was asked on
-    /big    a file of known content; /big?rate=1m limits each connection to so many bytes a second
+    /big    a file of known content
+    /slow   the same in a steady trickle: /slow?rate=1m is a mebibyte per second (default 1m)
 DNS: whoami.lab is the real server's address (A, AAAA) and its name (TXT). iperf3 runs on demand.
 """
 
@@ -39,12 +40,14 @@ http {{
     fastcgi_temp_path {directory};
     uwsgi_temp_path {directory};
     scgi_temp_path {directory};
-    map $arg_rate $rate {{ "" 0; default $arg_rate; }}
+    map $arg_rate $rate {{ "" 1m; default $arg_rate; }}
     server {{
 {listen}
         location = / {{ return 200 "{name}\\n"; }}
         location = /who {{ return 200 "{name} $remote_addr $remote_port $server_addr $server_port\\n"; }}
-        location = /big {{ alias {big}; limit_rate $rate; sendfile on; }}
+        location = /big {{ alias {big}; sendfile on; }}
+        # Without the small chunks nginx sends each second's worth in one burst.
+        location = /slow {{ alias {big}; sendfile on; sendfile_max_chunk 16k; limit_rate $rate; }}
     }}
 }}
 """
