@@ -385,10 +385,12 @@ def _route_as_output() -> int:
     saved = 0
     for bit, path in enumerate(_FORWARDING):
         try:
-            with open(path, "r+") as file:
-                if file.read().strip() == "0":
+            with open(path) as file:
+                before = file.read().strip()
+            if before == "0":
+                with open(path, "w") as file:
                     file.write("1")
-                    saved |= 1 << bit
+                saved |= 1 << bit
         except OSError:
             continue  # no IPv6 here: then there is nothing to route either
     return saved

@@ -38,13 +38,14 @@ static __always_inline int director_allows(struct runtime *rt, __u64 now)
 	return 1;
 }
 
-static __always_inline int peer_allows(const union address *peer, __u64 now)
+static __always_inline int peer_allows(const struct packet *p, __u64 now)
 {
-	struct allowance *known = bpf_map_lookup_elem(&icmp_peers, peer);
+	union address peer = p->tuple.src;	/* Linux 6.1 wants keys on the stack */
+	struct allowance *known = bpf_map_lookup_elem(&icmp_peers, &peer);
 	struct allowance fresh = { .stamp = now, .tokens = 5 * SECOND };
 
 	if (!known) {
-		bpf_map_update_elem(&icmp_peers, peer, &fresh, BPF_ANY);
+		bpf_map_update_elem(&icmp_peers, &peer, &fresh, BPF_ANY);
 		return 1;
 	}
 	known->tokens += now - known->stamp;
@@ -174,7 +175,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	if (!p || !rt)
 		return TC_ACT_SHOT;
 	ipv6 = p->tuple.family == AF_INET6;
-	if (!director_allows(rt, now) || (error != ERROR_TOO_BIG && !peer_allows(&p->tuple.src, now))) {
+	if (!director_allows(rt, now) || (error != ERROR_TOO_BIG && !peer_allows(p, now))) {
 		note(ANSWERED_ICMP_LIMITED);
 		return TC_ACT_SHOT;
 	}
