@@ -33,10 +33,11 @@ from pylvs.datapath import _layout, bpffs, syscall
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import CONN, REASONS
+from pylvs.datapath.services import ServiceTable
 from pylvs.director import Director
 from pylvs.ipvsadm.commands import Shell
 from pylvs.lab.waiting import wait_for
-from pylvs.model import Connection, Service
+from pylvs.model import Connection, Service, VirtualService, real_server
 from support import packets
 from support.hosts import TestResolver
 
@@ -178,6 +179,9 @@ class Harness:
             ip(f"link add {interface} index {number} address {own} type veth peer name {peer} address {other} "
                f"netns /proc/{os.getpid()}/fd/{self._peers}\n")  # fmt: skip
         _setns(self._peers)
+        # nobody there may say anything of his own: it would be counted among the packets of the tests
+        _sysctl("ipv6/conf/all/disable_ipv6", "1")
+        _sysctl("ipv6/conf/default/disable_ipv6", "1")
         ip("link set lo up\nlink set c0 up\nlink set r0 up\n")
         _setns(self._network)
         _sysctl("ipv4/ip_forward", "1")
@@ -325,7 +329,6 @@ class Harness:
         struct.pack_into("=I", context, 164, gso_segs)
         struct.pack_into("=I", context, 176, gso_size)
         verdict, after, _, _ = syscall.run(self._program, frame, bytes(context), room=room)
-        verdict = verdict - (1 << 32) if verdict >> 31 else verdict
         changed = {
             name: now - then
             for name, now, then in zip(REASONS, self.reasons().values(), before.values(), strict=True)
@@ -383,6 +386,13 @@ class Harness:
         found = [service for service in self.director.services() if str(service.service).endswith(words)]
         assert len(found) == 1, f"{len(found)} services {words}"
         return found[0]
+
+    def number_of(self, service: VirtualService, address: str, port: int) -> int:
+        """The number of a real server's record."""
+        table = ServiceTable(self.instance)
+        found = table.find_dest(table.number(service), real_server(address, port))
+        assert found is not None, f"{service} has no real server {address}:{port}"
+        return found
 
     def loads(self) -> dict[str, tuple[int, int]]:
         """(ActiveConn, InActConn) of every real server, by address and port as listings show them."""

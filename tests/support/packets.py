@@ -127,8 +127,8 @@ def ip(
     if check:
         segment = with_checksum(protocol, a, b, segment)
     if len(a) == 16:
-        chain, following = b"", [*[kind for kind, _ in extensions][1:], protocol]
-        for (_, body), after in zip(extensions, following, strict=True):
+        chain, following = b"", [kind for kind, _ in extensions[1:]]
+        for (_, body), after in zip(extensions, [*following, protocol], strict=False):
             body += bytes(-(len(body) + 2) % 8)
             chain += bytes((after, (len(body) + 2) // 8 - 1)) + body
         first = extensions[0][0] if extensions else protocol

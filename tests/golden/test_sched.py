@@ -1,0 +1,110 @@
+"""Whole conversations with many clients: whom the real director chose, and what its table was in the end.
+
+A TCP connection is SYN, SYN+ACK, ACK and stays open; `close` is orderly, the client first. A real server without a
+port of its own is asked on the service's.
+"""
+
+import re
+from typing import Any
+
+import pytest
+
+from support.harness import Harness, Result
+from support.packets import tcp_packet, udp_packet
+from support.recordings import Case, playable
+
+
+class Conversation:
+    """A scenario being played: its clients, and the connections that they hold open."""
+
+    def __init__(self, lvs: Harness, case: Case):
+        self.lvs, self.case = lvs, case
+        self.udp = case["proto"] == "udp"
+        words = case["service"].split()
+        self.key = " ".join(words[:2])
+        self.chosen: list[str | None] = []
+        self.open: list[tuple[str, int, str, int] | None] = []
+
+    def server(self, address: str) -> str:
+        port = self.case.get("rport") or self.case["port"]
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    def client_says(self, src: str, sport: int, flags: str) -> Result:
+        to = self.case["vip"], self.case["port"]
+        packet = udp_packet(src, sport, *to) if self.udp else tcp_packet(src, sport, *to, flags)
+        return self.lvs.from_client(packet)
+
+    def server_says(self, connection: tuple[str, int, str, int], flags: str) -> None:
+        src, sport, address, port = connection
+        assert self.lvs.from_server(tcp_packet(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
+
+    def connect(self, src: str, sport: int) -> None:
+        result = self.client_says(src, sport, "S")
+        if not result.forwarded:
+            assert result.reason == "dropped_no_destination"
+            self.chosen.append(None)
+            self.open.append(None)
+            return
+        address, port = result.packet.destination
+        connection = src, sport, address, port
+        if not self.udp:
+            self.server_says(connection, "SA")
+            assert self.client_says(src, sport, "A").packet.destination == (address, port)
+        self.chosen.append(address)
+        self.open.append(connection)
+
+    def close(self, number: int) -> None:
+        connection = self.open[number]
+        self.open[number] = None
+        if connection is None or self.udp:
+            return
+        self.client_says(*connection[:2], "F")
+        self.server_says(connection, "A")
+        self.server_says(connection, "F")
+        self.client_says(*connection[:2], "A")
+
+    def play(self, op: str, *rest: Any) -> None:
+        if op == "conn":
+            self.connect(*rest)
+        elif op == "burst":
+            src, first, count = rest
+            for port in range(first, first + count):
+                self.connect(src, port)
+        elif op == "close":
+            self.close(rest[0])
+        elif op == "closeall":
+            for number, _ in enumerate(self.open):
+                self.close(number)
+        elif op == "weight":
+            self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
+        elif op == "add":
+            self.lvs.ipvsadm(f"-a {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
+        elif op == "del":
+            self.lvs.ipvsadm(f"-d {self.key} -r {self.server(rest[0])}")
+        elif op == "cmd":
+            self.lvs.ipvsadm(rest[0])
+        else:
+            raise AssertionError(f"unknown step {op}")
+
+
+def _rows(table: str) -> list[list[str]]:
+    """A listing's words, line by line, without the connection table's size."""
+    return [re.sub(r"size=\d+", "", line).split() for line in table.splitlines()]
+
+
+@pytest.mark.parametrize("case", playable("sched"), ids=lambda case: case["id"])
+def test_choices_and_table(lvs: Harness, case: Case) -> None:
+    conversation = Conversation(lvs, case)
+    lvs.restore(
+        f"-A {case['service']}\n"
+        + "".join(f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]}\n" for d in case["dests"])
+    )
+    for op in case["ops"]:
+        conversation.play(*op)
+    assert conversation.chosen == case["chosen"]
+    assert _rows(lvs.ipvsadm("-Ln")) == _rows(case["table"])
+    assert lvs.ipvsadm("-Sn").splitlines() == case["save"].splitlines()
+
+
+def test_what_is_played() -> None:
+    assert len(playable("sched")) == 48

@@ -1,0 +1,70 @@
+"""The recorded answers of kernel IPVS under tests/golden, and which of them this version cannot be asked yet.
+
+A case that needs a feature of UNPLAYED is not played; tests/golden/README.md has the same list for readers. A feature
+that gets built is struck out here, and its cases are played from then on.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+SCHEDULERS = ("rr", "wrr", "lc", "wlc")
+UNPLAYED = {
+    "sctp": "SCTP is not built yet",
+    "fwmark": "services by firewall mark are not built yet",
+    "persistence": "persistence is not built yet",
+    "one-packet": "one-packet scheduling is not built yet",
+    "scheduler": "of the schedulers there are rr, wrr, lc and wlc",
+    "tunnel": "tunnels are not built yet",
+    "threshold": "connection thresholds are not built yet",
+    "sloppy_tcp": "sloppy_tcp is not built yet",
+    "secure_tcp": "secure_tcp is not built yet",
+    "nat_icmp_send": "nat_icmp_send is not built yet",
+    "schedule_icmp": "schedule_icmp is not built yet",
+    "expire_quiescent_template": "templates are not built yet",
+}
+
+Case = dict[str, Any]
+
+
+def cases(folder: str) -> list[Case]:
+    """All cases of a folder's files."""
+    found: list[Case] = []
+    for path in sorted((GOLDEN / folder).glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found += content if isinstance(content, list) else [content]
+    return found
+
+
+def rules(case: Case) -> str:
+    """All that a case configures, as text."""
+    lines = [case.get("restore", ""), "-A " + case["service"] if "service" in case else ""]
+    lines += [str(more) for _, _, *rest in case.get("dests", ()) for more in rest]
+    lines += [" ".join(map(str, op[1:])) for op in case.get("ops", ()) if op[0] in ("cmd", "edit")]
+    return "\n".join(lines)
+
+
+def needs(case: Case) -> set[str]:
+    """What of UNPLAYED a case needs."""
+    text = rules(case)
+    patterns = {
+        "sctp": r"--sctp-service",
+        "fwmark": r"(?:^|\s)-f\s",
+        "persistence": r"(?:^|\s)(-p|--pe)\b",
+        "one-packet": r"(?:^|\s)-o\b",
+        "tunnel": r"(?:^|\s)-i\b",
+        "threshold": r"(?:^|\s)-[xy]\s",
+    }
+    found = {feature for feature, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
+    if set(re.findall(r"(?:^|\s)-s (\S+)", text)) - set(SCHEDULERS):
+        found.add("scheduler")
+    found |= {name for name, value in case.get("sysctl", {}).items() if name in UNPLAYED and value}
+    return found
+
+
+def playable(folder: str) -> list[Case]:
+    """The cases of a folder that this version can be asked."""
+    return [case for case in cases(folder) if not needs(case)]
