@@ -9,14 +9,28 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 DATAPATH = ROOT / "src" / "pylvs" / "datapath"
 SOURCES = ("tc", "sweep")
 CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
-SHARED = ("conn", "tuple", "service_key", "service", "pool_head", "pool_server", "dest", "dest_load",
-          "counters", "estimate", "config", "runtime", "own_address")
+SHARED = (
+    "conn",
+    "tuple",
+    "service_key",
+    "service",
+    "pool_head",
+    "pool_server",
+    "dest",
+    "dest_load",
+    "counters",
+    "estimate",
+    "config",
+    "runtime",
+    "own_address",
+)
 
 
 def find_clang() -> str:
@@ -32,8 +46,22 @@ def compile_object(source: Path, target: Path) -> None:
     # Debian keeps asm/ under the compiling machine's own triplet, which clang forgets when it aims at BPF
     triplet = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
     fresh = target.with_name(f"{target.name}.new")
-    command = [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{DATAPATH / 'bpf'}",
-               f"-I/usr/include/{triplet}", "-c", str(source), "-o", str(fresh)]
+    command = [
+        clang,
+        "-O2",
+        "-g",
+        "-target",
+        "bpf",
+        "-mcpu=v3",
+        "-Wall",
+        "-Werror",
+        f"-I{DATAPATH / 'bpf'}",
+        f"-I/usr/include/{triplet}",
+        "-c",
+        str(source),
+        "-o",
+        str(fresh),
+    ]
     if subprocess.run(command).returncode:
         raise SystemExit(f"pylvs: clang could not compile {source.name}; its headers are in Debian's libbpf-dev")
     strip = shutil.which("llvm-strip") or shutil.which(f"llvm-strip-{clang.rpartition('-')[2]}")
@@ -63,6 +91,8 @@ def write_layout() -> None:
         size, members = source.structs[name]
         fields = {member: (offset, source.format(number)[0]) for member, (offset, number) in members.items()}
         lines.append(f"{name.upper()} = ({size}, {fields!r})")
+    # programs and maps of the same number understand each other
+    lines.insert(2, f"VERSION = {zlib.crc32('\n'.join(lines).encode())}")
     constants: dict[str, int] = {}
     reasons: dict[str, int] = {}
     for source in objects.values():

@@ -10,8 +10,8 @@ namespace: TEST_RUN does not transmit.
 import argparse
 import ctypes
 import os
-import statistics
 import socket
+import statistics
 import struct
 import subprocess
 import sys

@@ -20,6 +20,7 @@ from pylvs.datapath import netlink
 from pylvs.datapath.connections import connections
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.services import ServiceTable
+from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
     DestinationExists,
     InvalidValue,
@@ -96,7 +97,7 @@ class Director:
             table.repair()
             yield table
 
-    # ---- looking ------------------------------------------------------------------------------------------------------
+    # ---- looking ----------------------------------------------------------------------------------------------------
 
     @property
     def table_size(self) -> int:
@@ -125,16 +126,19 @@ class Director:
 
     @staticmethod
     def _describe(table: ServiceTable, number: int) -> Service:
+        stats = table.statistics.read
         destinations = [
-            Destination(table.real_server(member), *table.load(member.dest), stats=table.dest_stats(member.dest))
+            Destination(
+                table.real_server(member), *table.load(member.dest), stats=stats(table.statistics.of_dest(member.dest))
+            )
             for member in table.members(number)
         ]
-        return Service(table.service(number), destinations, table.service_stats(number))
+        return Service(table.service(number), destinations, stats(table.statistics.of_service(number)))
 
     def totals(self) -> Stats:
         """The whole director's counters."""
         table = self._services
-        return table.total_stats() if table is not None else Stats()
+        return table.statistics.read(TOTAL) if table is not None else Stats()
 
     def connections(self) -> Iterator[Connection]:
         """Every connection, in no particular order; entries may come and go while one reads."""
@@ -149,7 +153,7 @@ class Director:
         tcp_ms, fin_ms = states[tcp.STATES.index("ESTABLISHED")], states[tcp.STATES.index("FIN_WAIT")]
         return Timeouts(tcp_ms // 1000, fin_ms // 1000, self._instance.config.get(0, "udp_timeout") // 1000)
 
-    # ---- services -----------------------------------------------------------------------------------------------------
+    # ---- services ---------------------------------------------------------------------------------------------------
 
     def add_service(self, service: VirtualService) -> None:
         """Define a virtual service (facts 1.4).
@@ -200,7 +204,7 @@ class Director:
             for number in list(table.numbers()):
                 table.delete(number)
 
-    # ---- real servers -------------------------------------------------------------------------------------------------
+    # ---- real servers -----------------------------------------------------------------------------------------------
 
     def add_destination(self, key: VirtualService, server: RealServer) -> None:
         """Give a service another real server (facts 1.7).
@@ -250,7 +254,7 @@ class Director:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
 
-    # ---- the whole ----------------------------------------------------------------------------------------------------
+    # ---- the whole --------------------------------------------------------------------------------------------------
 
     def zero(self, key: VirtualService | None = None) -> None:
         """Let the counters of a service and its real servers, or all of them and the totals, begin at 0 (facts 8.4).
@@ -264,9 +268,10 @@ class Director:
             return
         with self._changing() as table:
             if key is not None:
-                table.zero([table.number(key)], total=False)
+                table.statistics.zero(table.counters(table.number(key)))
             else:
-                table.zero(list(table.numbers()), total=True)
+                counters = [counter for number in table.numbers() for counter in table.counters(number)]
+                table.statistics.zero([TOTAL, *counters])
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Set idle timeouts in seconds; 0 keeps the present one. Connections follow at their next packet (facts 3.5).
@@ -276,7 +281,7 @@ class Director:
         """
         for name, seconds in zip(timeouts._fields, timeouts, strict=True):
             if not 0 <= seconds <= TIMEOUT_MAX:
-                raise InvalidValue(f"the {name} timeout {seconds} is out of range; it may be 0 to {TIMEOUT_MAX} seconds")
+                raise InvalidValue(f"the {name} timeout {seconds} s is out of range; it may be 0 to {TIMEOUT_MAX}")
         with self._changing():
             assert self._instance is not None
             config = self._instance.config
@@ -292,9 +297,10 @@ class Director:
 def _check_service(service: VirtualService) -> None:
     """What the kernel would take but we cannot do (yet) is refused, never half done."""
     if service.scheduler not in schedulers.NAMES:
+        names = ", ".join(schedulers.NAMES)
         if service.scheduler in schedulers.LVS_NAMES:
-            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {', '.join(schedulers.NAMES)}")
-        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {', '.join(schedulers.NAMES)}")
+            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {names}")
+        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {names}")
     for wanted, what in (
         (service.fwmark, "services by firewall mark are"),
         (service.persistent or service.persistence_engine, "persistence is"),
@@ -325,7 +331,9 @@ def _is_local(server: RealServer) -> bool:
     link_local = server.address.lower().startswith(("fe8", "fe9", "fea", "feb")) and server.family != 2
     if kind == netlink.LOCAL:
         if server.method == MASQ:
-            raise NotSupported(f"{server.address} is the director's own: LVS-NAT to the director is not supported yet; use -g")
+            raise NotSupported(
+                f"{server.address} is the director's own: LVS-NAT to the director is not supported yet; use -g"
+            )
         return True
     if kind != netlink.UNICAST or link_local or server.address == "::":
         raise InvalidValue(f"{server.address} cannot be a real server: it is no single host's address", errno.EINVAL)

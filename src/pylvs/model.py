@@ -109,7 +109,7 @@ class RealServer(NamedTuple):
 
 
 class Timeouts(NamedTuple):
-    """Seconds of idleness after which a connection is forgotten (`ipvsadm --set`); 0 keeps the present value when set."""
+    """Seconds of idleness after which a connection is forgotten (`ipvsadm --set`); setting 0 keeps the present one."""
 
     tcp: int
     tcp_fin: int
@@ -142,7 +142,7 @@ class Destination(NamedTuple):
 
 
 class Service(NamedTuple):
-    """A virtual service as it stands in a running director; destinations newest first, the order that schedulers use."""
+    """A virtual service as it stands in a running director; destinations newest first, as schedulers see them."""
 
     service: VirtualService
     destinations: Sequence[Destination] = ()

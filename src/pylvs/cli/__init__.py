@@ -7,7 +7,7 @@ from pylvs.errors import LVSError
 
 # command -> the module of pylvs.cli that has main(argv)
 COMMANDS = {
-    "status": ("status", "what the director is, where it is attached, how full its table is; --drops: why packets went where"),
+    "status": ("status", "the director: where it is attached, how full its table is; --drops: every packet's reason"),
     "load": ("instance", "load the packet path, or put this version's programs in the place of those that run"),
     "unload": ("instance", "remove the packet path with all services and connections"),
     "attach": ("instance", "put the packet path on an interface"),
@@ -64,6 +64,8 @@ def main() -> int:
         print(f"pylvs: {error.filename or arguments[0]}: permission denied; pylvs needs root", file=sys.stderr)
         return 1
     except Exception as error:
-        print(f"pylvs: internal error: {type(error).__name__}: {error}; please report it with the command line",
-              file=sys.stderr)
+        print(
+            f"pylvs: internal error: {type(error).__name__}: {error}; please report it with the command line",
+            file=sys.stderr,
+        )
         return INTERNAL_ERROR

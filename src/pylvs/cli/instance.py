@@ -16,12 +16,26 @@ def _parser() -> argparse.ArgumentParser:
         "If it is loaded already, its programs are replaced by this version's, without losing a connection. "
         "ipvsadm does the first by itself when something is configured.",
     )
-    load.add_argument("--conn-tab-bits", type=int, metavar="N",
-                      help="room for 2^N connections (12 to 26); default: by the machine's memory")
-    load.add_argument("--max-services", type=int, default=instance.MAX_SERVICES, metavar="N",
-                      help="room for N virtual services (default %(default)s)")
-    load.add_argument("--max-dests", type=int, default=instance.MAX_DESTS, metavar="N",
-                      help="room for N real servers (default %(default)s)")
+    load.add_argument(
+        "--conn-tab-bits",
+        type=int,
+        metavar="N",
+        help="room for 2^N connections (12 to 26); default: by the machine's memory",
+    )
+    load.add_argument(
+        "--max-services",
+        type=int,
+        default=instance.MAX_SERVICES,
+        metavar="N",
+        help="room for N virtual services (default %(default)s)",
+    )
+    load.add_argument(
+        "--max-dests",
+        type=int,
+        default=instance.MAX_DESTS,
+        metavar="N",
+        help="room for N real servers (default %(default)s)",
+    )
     commands.add_parser(
         "unload",
         description="Remove the packet path from this network namespace, with all services, connections and counters. "
@@ -49,12 +63,12 @@ def main(argv: list[str]) -> int:
         return 0
     running = instance.find()
     if running is None:
-        raise DatapathError("no director is loaded in this network namespace; pylvs load, or configure one with ipvsadm")
+        raise DatapathError("no director is loaded in this network namespace: pylvs load, or ipvsadm -A")
     interface = interfaces.find(arguments.interface)
     with running.locked():
         if arguments.command == "attach":
             running.attach(interface)
-            print(f"attached to {interface.name} ({running.attached()[interface.index]})")
+            print(f"attached to {interface.name} ({running.attached()[interface.ifindex]})")
         elif running.detach(interface):
             print(f"detached from {interface.name}")
         else:
@@ -66,8 +80,10 @@ def _load(arguments: argparse.Namespace) -> int:
     running = instance.find()
     if running is None:
         running = instance.load(arguments.conn_tab_bits, arguments.max_services, arguments.max_dests)
-        print(f"loaded: room for {running.config.get(0, 'conn_capacity')} connections, "
-              f"attached to {len(running.attached())} interfaces")
+        print(
+            f"loaded: room for {running.config.get(0, 'conn_capacity')} connections, "
+            f"attached to {len(running.attached())} interfaces"
+        )
         return 0
     if arguments.conn_tab_bits is not None and 1 << arguments.conn_tab_bits != running.config.get(0, "conn_capacity"):
         raise DatapathError("the connection table of a running director keeps its size; pylvs unload first")

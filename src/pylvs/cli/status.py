@@ -15,6 +15,7 @@ MEANING = {
     "forwarded_route": "LVS-DR, client to real server",
     "up_not_ip": "neither IPv4 nor IPv6: ARP and the like",
     "up_other_host": "sent to another machine's link-layer address, or to all",
+    "up_vlan": "VLAN-tagged; it comes again on the VLAN's own interface",
     "up_malformed": "broken or truncated IP header; the stack drops and counts it",
     "up_martian": "from an address that nobody can have",
     "up_protocol": "neither TCP nor UDP",
@@ -42,9 +43,14 @@ MEANING = {
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="pylvs status", description="Show the state of this network namespace's director.")
-    parser.add_argument("--drops", action="store_true",
-                        help="every packet's reason: received = forwarded + handed up to the stack + dropped")
+    parser = argparse.ArgumentParser(
+        prog="pylvs status", description="Show the state of this network namespace's director."
+    )
+    parser.add_argument(
+        "--drops",
+        action="store_true",
+        help="every packet's reason: received = forwarded + handed up to the stack + dropped",
+    )
     arguments = parser.parse_args(argv)
     running = instance.find()
     if running is None:
@@ -62,22 +68,25 @@ def _status(running: Instance) -> None:
     loaded = datetime.fromtimestamp(running.config.get(0, "loaded")).strftime("%Y-%m-%d %H:%M:%S")
     table = ServiceTable(running)
     services = list(table.numbers())
-    names = {interface.index: interface for interface in netlink.interfaces()}
+    names = {interface.ifindex: interface for interface in netlink.interfaces()}
     attached = running.attached()
     where = ", ".join(f"{names[index].name} ({how})" for index, how in sorted(attached.items()) if index in names)
     rest = ", ".join(i.name + ("" if i.ethernet else " (no Ethernet)")
                      for index, i in sorted(names.items()) if index not in attached)  # fmt: skip
     refused = running.reasons.sums(REASONS.index("dropped_table_full"))[0]
     age = (running.now() - running.runtime.get(0, "swept")) / 1e9
-    print(f"programs      loaded {loaded}{', not this version: pylvs load replaces them' if running.outdated() else ''}")
+    other = ", not this version: pylvs load replaces them" if running.outdated() else ""
+    print(f"programs      loaded {loaded}{other}")
     print(f"attached      {where or 'nowhere'}")
     if rest:
         print(f"not attached  {rest}")
     print(f"connections   {used} of {capacity} ({100 * used / capacity:.1f} %), {refused} refused")
     if used * 10 >= capacity * 9:
         print("              nearly full: unload and load with a larger --conn-tab-bits")
-    print(f"services      {len(services)} of {running.config.get(0, 'max_services')}, real servers "
-          f"{sum(len(table.members(number)) for number in services)} of {running.config.get(0, 'max_dests')}")
+    print(
+        f"services      {len(services)} of {running.config.get(0, 'max_services')}, real servers "
+        f"{sum(len(table.members(number)) for number in services)} of {running.config.get(0, 'max_dests')}"
+    )
     error = running.runtime.get(0, "timer_error")
     if error:
         print(f"sweep         the timer did not start (error {error}): passing packets carry the sweep")

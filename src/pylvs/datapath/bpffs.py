@@ -124,8 +124,9 @@ def namespace_cookie() -> str:
     try:
         value = s.getsockopt(SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     except OSError as error:
-        raise DatapathError(f"the kernel does not tell a network namespace's cookie ({error.strerror}); "
-                            "Linux 6.1 or newer is needed") from None
+        raise DatapathError(
+            f"the kernel does not tell a network namespace's cookie ({error.strerror}); Linux 6.1 or newer is needed"
+        ) from None
     finally:
         s.close()
     return f"{struct.unpack('=Q', value)[0]:x}"
@@ -175,5 +176,3 @@ def remove_tree(path: str) -> None:
                 raise
             remove_tree(inner)
     os.rmdir(path)
-
-

@@ -94,7 +94,7 @@ class Btf:
                 at += count * 12
             elif kind == KIND_FUNC_PROTO:
                 at += count * 8
-            elif kind == KIND_VAR or kind == KIND_DECL_TAG:
+            elif kind in (KIND_VAR, KIND_DECL_TAG):
                 at += 4
             elif kind == KIND_DATASEC:
                 datasecs.append((self._name(name), list(struct.iter_unpack("<III", data[at : at + count * 12]))))

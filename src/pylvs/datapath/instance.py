@@ -52,7 +52,7 @@ def programs_hash() -> bytes:
             with open(os.path.join(DIRECTORY, f"{name}.bpf.o"), "rb") as file:
                 digest.update(file.read())
         except FileNotFoundError:
-            raise DatapathError("the eBPF objects are missing: this copy of pylvs was not built; run make setup") from None
+            raise DatapathError("the eBPF objects are missing: pylvs was not built; run make setup") from None
     return digest.digest()
 
 
@@ -92,13 +92,13 @@ class Instance:
         try:
             self._open("config")
             version = self.config.get(0, "layout_version")
-            if version != _layout.LAYOUT_VERSION:
+            if version != _layout.VERSION:
                 raise ValueError(f"version {version}")
         except ValueError as error:
             self.close()
             raise DatapathError(
                 f"the director that runs here was loaded by another version of pylvs ({error}, ours is version "
-                f"{_layout.LAYOUT_VERSION}); use that version, or start afresh: pylvs unload"
+                f"{_layout.VERSION}); use that version, or start afresh: pylvs unload"
             ) from None
         except OSError:
             self.close()
@@ -119,8 +119,10 @@ class Instance:
         opened: SharedArray | Hash | PerCpuArray
         if name in SHARED:
             opened = SharedArray(fd, SHARED[name])
+        elif name in HASHES:
+            opened = Hash(fd)
         else:
-            opened = Hash(fd) if name in HASHES else PerCpuArray(fd)
+            opened = PerCpuArray(fd)
         self._opened[name] = opened
         setattr(self, name, opened)
         return opened
@@ -170,14 +172,14 @@ class Instance:
         """Put the packet path on an interface."""
         fd = self.program("ingress")
         try:
-            interfaces.attach(f"{self.path}/links", fd, interface.index)
+            interfaces.attach(f"{self.path}/links", fd, interface.ifindex)
         finally:
             os.close(fd)
         self.learn_addresses()
 
     def detach(self, interface: netlink.Interface) -> bool:
         """Take it off again; False if it was not there."""
-        return interfaces.detach(f"{self.path}/links", interface.index)
+        return interfaces.detach(f"{self.path}/links", interface.ifindex)
 
     def attached(self) -> dict[int, str]:
         """Interface number -> how ("tcx" or "clsact")."""
@@ -233,7 +235,8 @@ def _learn_addresses(own: Hash) -> None:
         wanted[pack(ifindex=address.ifindex, address=address.address)] = address.address
         if address.globally:
             wanted.setdefault(pack(ifindex=address.ifindex), address.address)
-    for key in own.keys():
+    known = own.keys()
+    for key in known:
         if key not in wanted:
             own.delete(key)
     for key, value in list(wanted.items())[: own.entries]:
@@ -296,8 +299,10 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
         NotPermitted, DatapathError
     """
     if conn_bits is not None and conn_bits not in CONN_BITS:
-        raise InvalidValue(f"the connection table's size 2^{conn_bits} is out of range; "
-                           f"it may be 2^{CONN_BITS[0]} to 2^{CONN_BITS[-1]}")
+        raise InvalidValue(
+            f"the connection table's size 2^{conn_bits} is out of range; "
+            f"it may be 2^{CONN_BITS[0]} to 2^{CONN_BITS[-1]}"
+        )
     for what, number, most in (("services", max_services, 1 << 20), ("real servers", max_dests, 1 << 22)):
         if not 1 <= number <= most:
             raise InvalidValue(f"room for {number} {what} is out of range; it may be 1 to {most}")
@@ -305,6 +310,7 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
         raise NotPermitted("pylvs needs root to load its programs into the kernel")
     where = directory(create=True)
     assert where is not None
+    _prune()  # a container that comes and goes must not leave a table behind each time
     try:
         with bpffs.locked(where):
             if not os.path.isdir(f"{where}/current"):
@@ -315,8 +321,9 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
                     os.rmdir(where)
                     raise
     except PermissionError as error:
-        raise NotPermitted(f"{error.filename or where}: permission denied; pylvs needs root "
-                           "(CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)") from None
+        raise NotPermitted(
+            f"{error.filename or where}: permission denied; pylvs needs root (CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)"
+        ) from None
     return Instance(where)
 
 
@@ -348,7 +355,7 @@ def _make(where: str, conn_bits: int, max_services: int, max_dests: int) -> None
             syscall.pin(fd, f"{new}/programs/{name}")
         config = SharedArray(maps["config"], layout.CONFIG)
         settings = layout.CONFIG.pack(
-            layout_version=_layout.LAYOUT_VERSION,
+            layout_version=_layout.VERSION,
             conn_capacity=capacity,
             max_services=max_services,
             max_dests=max_dests,
@@ -365,7 +372,7 @@ def _make(where: str, conn_bits: int, max_services: int, max_dests: int) -> None
         _learn_addresses(Hash(maps["own_addresses"]))
         for interface in interfaces.wanted():
             try:
-                interfaces.attach(f"{new}/links", programs["ingress"], interface.index)
+                interfaces.attach(f"{new}/links", programs["ingress"], interface.ifindex)
             except OSError as error:
                 if error.errno != errno.ENODEV:  # it went away while we looked
                     raise DatapathError(f"cannot attach to {interface.name}: {error.strerror}") from None
@@ -430,24 +437,15 @@ def unload() -> bool:
     return there
 
 
-def prune() -> list[str]:
-    """Remove the pins of network namespaces that are gone. Returns their cookies.
-
-    A namespace takes its interfaces along: if every link of a director has lost its interface, lo's too, it is gone.
-    Without tcx links (before Linux 6.6) that cannot be seen, and nothing is removed.
-
-    Raises:
-        NotSupported: this kernel has no tcx links.
-    """
-    root = bpffs.root()
-    removed: list[str] = []
-    if root is None:
-        return removed
-    unknown = []
-    for cookie in os.listdir(root):
+def _prune() -> tuple[list[str], list[str]]:
+    """Remove the pins of namespaces that are gone. Returns the cookies of those, and of those of which it cannot be
+    told."""
+    root, removed, unknown = bpffs.root(), [], []
+    mine = bpffs.namespace_cookie()
+    for cookie in os.listdir(root) if root else ():
         where = f"{root}/{cookie}"
         links = f"{where}/current/links"
-        if cookie == bpffs.namespace_cookie() or not os.path.isdir(links):
+        if cookie == mine or not os.path.isdir(links):
             continue
         names = os.listdir(links)
         if any(name.endswith("c") for name in names) or not names:
@@ -456,10 +454,24 @@ def prune() -> list[str]:
             try:
                 with bpffs.locked(where, create=False, wait=False):
                     bpffs.remove_tree(where)
-            except BlockingIOError:
-                continue
+            except (BlockingIOError, FileNotFoundError):
+                continue  # somebody else is at it
             removed.append(cookie)
+    return removed, unknown
+
+
+def prune() -> list[str]:
+    """Remove the pins of network namespaces that are gone. Returns their cookies.
+
+    A namespace takes its interfaces along: if every link of a director has lost its interface, lo's too, it is gone.
+    Without tcx links (before Linux 6.6) that cannot be seen, and nothing is removed.
+
+    Raises:
+        NotSupported: there are directors of which it cannot be told.
+    """
+    removed, unknown = _prune()
     if unknown and not removed:
-        raise NotSupported("whether their namespaces are gone cannot be told without tcx links (Linux 6.6): "
-                           + ", ".join(unknown))
+        raise NotSupported(
+            "whether their namespaces are gone cannot be told without tcx links (Linux 6.6): " + ", ".join(unknown)
+        )
     return removed

@@ -28,8 +28,9 @@ def find(name: str) -> netlink.Interface:
             if not interface.ethernet:
                 raise InvalidValue(f"{name} carries no Ethernet frames; pylvs cannot work on it yet")
             return interface
-    raise InvalidValue(f"there is no interface {name}; there are {', '.join(sorted(i.name for i in found))}",
-                       errno.ENODEV)
+    raise InvalidValue(
+        f"there is no interface {name}; there are {', '.join(sorted(i.name for i in found))}", errno.ENODEV
+    )
 
 
 def attach(directory: str, program: int, ifindex: int) -> None:

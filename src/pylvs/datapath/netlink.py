@@ -25,7 +25,7 @@ _SCOPE_GLOBAL = 0
 class Interface(NamedTuple):
     """A network interface; `hardware` is its ARPHRD number."""
 
-    index: int
+    ifindex: int
     name: str
     hardware: int
 
@@ -119,7 +119,14 @@ def kind_of(family: int, address: str) -> int:
         for _, data in _ask(_GETROUTE, 0, body):
             return int(data[7])
     except OSError as error:
-        if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN,
-                               errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+        if error.errno not in (
+            errno.ENETUNREACH,
+            errno.EHOSTUNREACH,
+            errno.EACCES,
+            errno.EINVAL,
+            errno.ENETDOWN,
+            errno.EAFNOSUPPORT,
+            errno.EOPNOTSUPP,
+        ):
             raise
     return UNICAST

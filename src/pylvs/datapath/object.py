@@ -97,7 +97,7 @@ class Object:
         self.programs: dict[str, int] = {}
         path = os.path.join(directory, f"{name}.bpf.o")
         if not os.path.exists(path):
-            raise DatapathError(f"{path} is missing: this copy of pylvs was not built; run make setup, or pip install .")
+            raise DatapathError(f"{path} is missing: pylvs was not built; run make setup, or pip install .")
         handle = lib.bpf_object__open_file(path.encode(), None)
         if not handle:
             raise DatapathError(f"{path} cannot be read: {os.strerror(ctypes.get_errno())}")
@@ -156,11 +156,17 @@ def _why(number: int, log: list[str]) -> str:
     if number == 1:
         return "the kernel does not let us load eBPF programs: pylvs needs root (CAP_BPF and CAP_NET_ADMIN)"
     release = os.uname().release
-    return f"the kernel ({release}) refused the eBPF programs: {os.strerror(number)}; pylvs needs Linux 6.1 or newer\n  {tail}"
+    what = f"the kernel ({release}) refused the eBPF programs: {os.strerror(number)}"
+    return f"{what}; pylvs needs Linux 6.1 or newer\n  {tail}"
 
 
 class _Hook(ctypes.Structure):
-    _fields_ = (("size", ctypes.c_size_t), ("ifindex", ctypes.c_int), ("point", ctypes.c_int), ("parent", ctypes.c_uint32))
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("ifindex", ctypes.c_int),
+        ("point", ctypes.c_int),
+        ("parent", ctypes.c_uint32),
+    )
 
 
 class _Options(ctypes.Structure):

@@ -18,9 +18,10 @@ from typing import NamedTuple
 from pylvs import schedulers
 from pylvs.datapath import _layout
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import COUNTERS, DEST, POOL_HEAD, POOL_SERVER, SERVICE, SERVICE_KEY, SLOT
+from pylvs.datapath.layout import DEST, POOL_HEAD, POOL_SERVER, SERVICE, SERVICE_KEY
+from pylvs.datapath.statistics import Statistics
 from pylvs.errors import NoSuchDestination, NoSuchService, TableFull
-from pylvs.model import MASQ, RealServer, Stats, VirtualService
+from pylvs.model import MASQ, RealServer, VirtualService
 
 _REST = 50_000_000  # ns that a slot of a pool rests before it is written again
 _TRASH_TICK = 60 * 10**9
@@ -98,10 +99,15 @@ def conn_flags(method: int) -> int:
 
 
 class ServiceTable:
-    """All services of one director."""
+    """All services of one director.
+
+    Attributes:
+        statistics: their counters.
+    """
 
     def __init__(self, instance: Instance):
         self._instance = instance
+        self.statistics = Statistics(instance)
         self._memory: _Memory | None = None
         self._generation = -1
 
@@ -112,7 +118,7 @@ class ServiceTable:
             self._generation = generation
         return self._memory
 
-    # ---- reading ------------------------------------------------------------------------------------------------------
+    # ---- reading ----------------------------------------------------------------------------------------------------
 
     def find(self, service: VirtualService) -> int | None:
         """The number of a service, or None."""
@@ -164,6 +170,11 @@ class ServiceTable:
         port = ntohs(dests.get(member.dest, "port"))
         return RealServer(address, port, member.flags & _layout.CONN_METHOD, member.weight)
 
+    def counters(self, number: int) -> list[int]:
+        """The counters of a service and its real servers."""
+        mine = [self.statistics.of_service(number)]
+        return mine + [self.statistics.of_dest(member.dest) for member in self.members(number)]
+
     def load(self, dest: int) -> tuple[int, int]:
         """(active, inactive) connections of a real server. Counters that move while we look never go below 0."""
         active = max(self._instance.dest_loads.get(dest, "active"), 0)
@@ -184,7 +195,7 @@ class ServiceTable:
         wanted = DEST.pack(address=pack_address(server.address), port=htons(server.port), family=server.family)
         return self._member_index(number).get(wanted[:19])
 
-    # ---- changing -----------------------------------------------------------------------------------------------------
+    # ---- changing ---------------------------------------------------------------------------------------------------
 
     def add(self, service: VirtualService) -> None:
         """Define a new service, without real servers.
@@ -198,7 +209,7 @@ class ServiceTable:
         key = service_key(service)
         self._begin(number)
         instance.services.write(number, SERVICE.pack(key=key, flags=_layout.SERVICE_USED))
-        self._clear_counters(1 + number)
+        self.statistics.clear(self.statistics.of_service(number))
         if number >= instance.config.get(0, "services_high"):
             instance.config.put(0, "services_high", number + 1)
         scheduler = schedulers.find(service.scheduler)
@@ -244,11 +255,11 @@ class ServiceTable:
             memory.free_dest = dest + 1
             instance.dests.write(dest, record)
             instance.dest_loads.write(dest, bytes(instance.dest_loads.layout.size))
-            self._clear_counters(self._dest_counter(dest))
+            self.statistics.clear(self.statistics.of_dest(dest))
             if dest >= instance.config.get(0, "dests_high"):
                 instance.config.put(0, "dests_high", dest + 1)
         elif instance.dests.get(dest, "service") != number:
-            self._clear_counters(self._dest_counter(dest))  # its service was deleted and made anew
+            self.statistics.clear(self.statistics.of_dest(dest))  # its service was deleted and made anew
             instance.dests.put(dest, "service", number)
         memory.trash.pop(identity, None)
         index = self._member_index(number)
@@ -308,7 +319,7 @@ class ServiceTable:
                 self._agree(number, members)
         self._done()
 
-    # ---- steps of a change --------------------------------------------------------------------------------------------
+    # ---- steps of a change ------------------------------------------------------------------------------------------
 
     def _begin(self, number: int) -> None:
         self._instance.config.put(0, "changing", number + 1)
@@ -363,7 +374,9 @@ class ServiceTable:
             if not records.get(number, "flags") & used:
                 return number
         what, option = ("services", "--max-services") if table == "services" else ("real servers", "--max-dests")
-        raise TableFull(f"there is room for {records.entries} {what}; load with more: pylvs unload; pylvs load {option} N")
+        raise TableFull(
+            f"there is room for {records.entries} {what}; load with more: pylvs unload; pylvs load {option} N"
+        )
 
     def _set_dest_flags(self, dest: int, available: bool, local: bool) -> None:
         flags = _layout.DEST_USED
@@ -416,42 +429,3 @@ class ServiceTable:
                 self._instance.dests.put(dest, "flags", 0)
                 del memory.trash[identity]
                 memory.free_dest = min(memory.free_dest, dest)
-
-    # ---- counters -----------------------------------------------------------------------------------------------------
-
-    def _dest_counter(self, dest: int) -> int:
-        return 1 + int(self._instance.config.get(0, "max_services")) + dest
-
-    def _clear_counters(self, number: int) -> None:
-        self._instance.counters.clear(number)
-        self._instance.estimates.write(number, bytes(self._instance.estimates.layout.size))
-
-    def _stats(self, number: int) -> Stats:
-        zero = COUNTERS.unpack(self._instance.estimates.get(number, "zero"))
-        rate = COUNTERS.unpack(self._instance.estimates.get(number, "rate"))
-        counts = (now - then for now, then in zip(self._instance.counters.sums(number), zero, strict=True))
-        packets, octets = rate[:3], rate[3:]
-        return Stats(*counts, *((r + 511) >> 10 for r in packets), *((r + 15) >> 5 for r in octets))
-
-    def total_stats(self) -> Stats:
-        """What the whole director has seen."""
-        return self._stats(0)
-
-    def service_stats(self, number: int) -> Stats:
-        return self._stats(1 + number)
-
-    def dest_stats(self, dest: int) -> Stats:
-        return self._stats(self._dest_counter(dest))
-
-    def zero(self, numbers: Sequence[int], total: bool) -> None:
-        """Let the counters of these services and their real servers, and perhaps the director's, count from 0."""
-        counters = [0] if total else []
-        for number in numbers:
-            counters.append(1 + number)
-            counters += [self._dest_counter(member.dest) for member in self.members(number)]
-        for counter in counters:
-            now = COUNTERS.pack(**dict(zip(COUNTERS.names, self._instance.counters.sums(counter), strict=True)))
-            estimates = self._instance.estimates
-            estimates.put(counter, "zero", now)
-            estimates.put(counter, "last", now)
-            estimates.put(counter, "rate", bytes(COUNTERS.size))

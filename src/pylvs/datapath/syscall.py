@@ -63,7 +63,7 @@ def map_delete(fd: int, key: bytes) -> bool:
 
 def map_keys(fd: int, key_size: int) -> list[bytes]:
     """All keys of a hash map."""
-    keys = []
+    keys: list[bytes] = []
     following = ctypes.create_string_buffer(key_size)
     current: ctypes.Array | None = None
     while True:

@@ -1,1 +1,1 @@
-"""Protocol states, transitions and timeouts, as data (facts section 3). The packet path is given these tables at load."""
+"""Protocol states, transitions and timeouts, as data (facts section 3). The packet path gets them at load."""

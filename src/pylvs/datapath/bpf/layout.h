@@ -8,12 +8,12 @@
  *  - An IPv4 address is word[0] of an address; the other words are zero.
  *  - Times are nanoseconds of the director's clock (clock.h), timeouts are milliseconds.
  *  - Who writes a structure is said at its head. What both sides write, they write atomically.
- *  - A change of meaning raises LAYOUT_VERSION: programs of another version do not take over the maps.
+ *  - The build makes a version number of all this (config.layout_version): programs of another layout do not take
+ *    over the maps.
  */
 #pragma once
 
 enum limit {
-	LAYOUT_VERSION = 1,
 	TCP_STATES = 11,
 	TCP_EVENTS = 4,		/* SYN FIN ACK RST */
 	TCP_DIRECTIONS = 3,	/* INPUT OUTPUT INPUT_ONLY */
@@ -190,6 +190,7 @@ enum reason {
 	FORWARDED_ROUTE,
 	UP_NOT_IP,
 	UP_OTHER_HOST,
+	UP_VLAN,
 	UP_MALFORMED,
 	UP_MARTIAN,
 	UP_PROTOCOL,
@@ -228,7 +229,6 @@ struct config {
 	__u32 tcp_timeout[TCP_STATES];
 	__u32 udp_timeout;
 	__u32 conn_reuse_mode;
-	__u32 expire_nodest_conn;
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on: the next one tidies up after a killed one */

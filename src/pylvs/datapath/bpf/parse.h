@@ -12,6 +12,7 @@
 #define UDP_LEN 8
 #define HEADROOM_MAX (ETH_LEN + 60 + TCP_MIN)	/* the longest headers that are looked at in one piece */
 #define EXTENSIONS_MAX 8
+#define L4_MAX 1024		/* no TCP or UDP header is looked for beyond */
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 
@@ -110,6 +111,8 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	for (int i = 0; i < EXTENSIONS_MAX; i++) {
 		__u8 header[2];
 
+		if (at > L4_MAX)
+			return UP_MALFORMED;
 		if (next == IPPROTO_TCP || next == IPPROTO_UDP) {
 			p->tuple.protocol = next;
 			p->l4 = at;
@@ -175,6 +178,8 @@ __noinline int parse(struct __sk_buff *skb, struct packet *p)
 		return UP_NOT_IP;
 	if (skb->pkt_type != PACKET_HOST)
 		return UP_OTHER_HOST;
+	if (skb->vlan_present)	/* it comes again, untagged, on the VLAN's own interface */
+		return UP_VLAN;
 	if (data + ETH_LEN + IPV6_LEN > end) {
 		/* a short packet, or one whose headers are not in the first piece */
 		if (bpf_skb_pull_data(skb, skb->len < HEADROOM_MAX ? skb->len : HEADROOM_MAX))

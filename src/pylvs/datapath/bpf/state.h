@@ -6,7 +6,7 @@
 #pragma once
 
 enum direction { INPUT, OUTPUT, INPUT_ONLY };
-enum { TCP_S_CLOSE = 6, TCP_S_TIME_WAIT = 5 };
+enum { TCP_S_FIN_WAIT = 4, TCP_S_TIME_WAIT = 5, TCP_S_CLOSE = 6 };
 enum { EVENT_SYN, EVENT_FIN, EVENT_ACK, EVENT_RST };
 
 const volatile __u8 tcp_next[TCP_DIRECTIONS][TCP_EVENTS][TCP_STATES];

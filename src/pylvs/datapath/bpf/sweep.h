@@ -41,6 +41,8 @@ static __always_inline void sweep_slice(struct runtime *rt, __u64 now, __u32 slo
 	__u64 high = rt->fresh, from = rt->cursor;
 	struct sweep_walk w = { .now = now };
 
+	if (!high)
+		return;
 	if (from >= high) {
 		from = 0;
 		rt->sweeps++;

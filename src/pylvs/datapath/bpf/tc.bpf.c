@@ -68,10 +68,12 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, const 
 /* Must a connection that exists make way for the one that this SYN opens (facts 2.9)? */
 static __always_inline int starts_anew(const struct config *cfg, const struct packet *p, const struct conn *c)
 {
-	__u32 state = c->status & STATUS_STATE;
+	__u32 status = c->status, state = status & STATUS_STATE;
 
-	if (p->tuple.protocol != IPPROTO_TCP || p->truncated || !(p->tcp_flags & TCP_SYN) || !cfg->conn_reuse_mode)
+	if (p->tuple.protocol != IPPROTO_TCP || !(p->tcp_flags & TCP_SYN) || !cfg->conn_reuse_mode)
 		return 0;
+	if (state == TCP_S_FIN_WAIT)
+		return (cfg->conn_reuse_mode & 2) && (status & STATUS_FLAG(CONN_NOOUTPUT));
 	return state == TCP_S_TIME_WAIT || state == TCP_S_CLOSE;
 }
 
@@ -156,12 +158,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 		} else {
 			d = at(&dests, found.conn->dest);
 			if (d && !(d->flags & DEST_AVAILABLE)) {
-				if (!cfg->expire_nodest_conn) {
-					*verdict = TC_ACT_SHOT;
-					return DROPPED_DESTINATION_GONE;
-				}
-				conn_release(found.number, now);
-				found.conn = NULL;
+				*verdict = TC_ACT_SHOT;
+				return DROPPED_DESTINATION_GONE;
 			}
 		}
 	} else if (!p->truncated && find_plain_reply(p, now, &found)) {
