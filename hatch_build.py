@@ -92,7 +92,8 @@ def write_layout() -> None:
         fields = {member: (offset, source.format(number)[0]) for member, (offset, number) in members.items()}
         lines.append(f"{name.upper()} = ({size}, {fields!r})")
     # programs and maps of the same number understand each other
-    lines.insert(2, f"VERSION = {zlib.crc32('\n'.join(lines).encode())}")
+    number = zlib.crc32("\n".join(lines).encode())
+    lines.insert(2, f"VERSION = {number}")
     constants: dict[str, int] = {}
     reasons: dict[str, int] = {}
     for source in objects.values():
