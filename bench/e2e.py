@@ -106,8 +106,16 @@ def _set_up(peer: str, stack: ExitStack) -> tuple[Lab, str]:
             return done.stdout == "rs1\n"
 
         wait_for(answers, f"{peer} to answer", seconds=5)
+        if peer in ("nat", "dr") and counted(lab) == 0:
+            raise LabError(f"{peer} was answered, but its director has not counted a connection: that was not pylvs")
         stack.push(own.pop_all())
     return lab, address
+
+
+def counted(lab: Lab) -> int:
+    """How many connections the director's own statistics hold."""
+    rows = [line.split() for line in lab.ipvsadm("-Ln --stats --exact").stdout.splitlines() if line.startswith("TCP")]
+    return sum(int(row[2]) for row in rows)
 
 
 def _wrk(lab: Lab, address: str, seconds: float, *headers: str) -> float | None:
