@@ -19,13 +19,13 @@ from .service import Service
 
 def test_packets_flow_with_no_process_of_ours_alive(any_lab: Lab, method: str, ipv6: bool, tmp_path: Path) -> None:
     service = Service(any_lab, method, ipv6=ipv6).add()
-    download = service.download(tmp_path / "big")
+    download = service.download(tmp_path / "big", rate="8m")
     with any_lab.enter("director"):
         inside = os.stat("/proc/thread-self/ns/net").st_ino
-    running = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _namespace(p) == inside]
-    assert running == []
+    assert [p for p in Path("/proc").iterdir() if p.name.isdigit() and _namespace(p) == inside] == []
+    assert service.get() in ("rs1", "rs2", "rs3"), "a new connection"
+    assert download.running(), "an old one"
     download.finish()
-    assert service.get() in ("rs1", "rs2", "rs3")
 
 
 def _namespace(process: Path) -> int:
