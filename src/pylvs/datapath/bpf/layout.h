@@ -229,6 +229,7 @@ struct config {
 	__u32 tcp_timeout[TCP_STATES];
 	__u32 udp_timeout;
 	__u32 conn_reuse_mode;
+	__u32 expire_nodest_conn;
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on: the next one tidies up after a killed one */

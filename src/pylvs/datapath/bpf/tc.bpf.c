@@ -158,8 +158,12 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 		} else {
 			d = at(&dests, found.conn->dest);
 			if (d && !(d->flags & DEST_AVAILABLE)) {
-				*verdict = TC_ACT_SHOT;
-				return DROPPED_DESTINATION_GONE;
+				if (!cfg->expire_nodest_conn) {
+					*verdict = TC_ACT_SHOT;
+					return DROPPED_DESTINATION_GONE;
+				}
+				conn_release(found.number, now);
+				found.conn = NULL;
 			}
 		}
 	} else if (!p->truncated && find_plain_reply(p, now, &found)) {
