@@ -105,6 +105,27 @@ def test_unload_leaves_the_namespace_as_it_was(fresh: Lab, tmp_path: Path) -> No
     assert service.get() in ("rs1", "rs2", "rs3"), "and it can be loaded again"
 
 
+def test_a_loading_killed_at_any_moment_is_made_good_by_the_next_command(fresh: Lab) -> None:
+    """The first command loads, pins and attaches; whatever of that it had done when it was killed is no hindrance."""
+    before = plain(fresh)
+    chance = random.Random(11)
+    killed = 0
+    for _ in range(5):
+        first = fresh.popen("director", [*console_script("ipvsadm"), "-A", "-t", f"{fresh.vip}:81", "-s", "wlc"])
+        try:
+            first.wait(timeout=chance.uniform(0.02, 0.15))
+        except subprocess.TimeoutExpired:
+            first.send_signal(signal.SIGKILL)
+            first.wait()
+            killed += 1
+        fresh.ipvsadm("-C")
+        service = Service(fresh, "-m").add()
+        assert {service.get() for _ in range(3)} == {"rs1", "rs2", "rs3"}
+        fresh.pylvs("unload")
+    assert killed > 0
+    assert plain(fresh) == before
+
+
 def test_a_lab_that_goes_down_leaves_nothing_pinned(fresh: Lab) -> None:
     pinned = Path("/sys/fs/bpf")
     before = set(pinned.glob("pylvs/*"))
