@@ -120,3 +120,17 @@ def check_case(case: dict[str, Any], director_factory: DirectorFactory) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_like_the_original(case: dict[str, Any]) -> None:
     check_case(case, FakeDirector)
+
+
+def test_needs_names_what_a_case_uses() -> None:
+    def of(*lines: str) -> set[str]:
+        return needs({"steps": [{"cmd": line} for line in lines]})
+
+    assert of("ipvsadm -Ln") == set()
+    assert of("ipvsadm -A -t 10.0.0.1:80 -s rr", "ipvsadm -a -t 10.0.0.1:80 -r 10.2.0.1 -m") == {"scheduler rr"}
+    assert of("ipvsadm -A -t 10.0.0.1:80") == {"scheduler wlc"}
+    assert of("ipvsadm -A -f 1 -s=nq -p60 -o --pe sip") == {"fwmark", "scheduler nq", "persistence", "ops", "pe"}
+    assert of("ipvsadm -a -t x:1 -r y -i -x 5") == {"tunnel", "threshold"}
+    assert of("ipvsadm -Ln --persistent-conn", "ipvsadm -lnc") == {"connections"}
+    assert of("ipvsadm -A --sctp-service x:1 -s sh -b sh-port") == {"sctp", "scheduler sh", "sched-flags"}
+    assert of("ipvsadm --start-daemon master") == {"daemon"}

@@ -1,8 +1,8 @@
 """`ipvsadm`, a drop-in: the original's grammar, output and exit codes around `pylvs.director.Director`.
 
 options.py   the options as data, and popt's way of reading them
-grammar.py   words -> Request
-commands.py  Request -> Director
+grammar.py   words -> Request;  addresses.py and numbers.py  their smallest parts
+commands.py  Request -> Director;  daemon.py  the part of it about sync daemons
 render.py    the listings;  order.py  their order;  names.py  their names
 save.py      -S and -R
 messages.py  the words for refusals;  help.py  those of -h

@@ -6,7 +6,7 @@ director, so that a listing of any length needs no more memory than a slice of i
 
 from _socket import AF_INET6
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from pylvs.ipvsadm.daemon import SyncDaemon
 from pylvs.ipvsadm.names import Names
@@ -66,18 +66,18 @@ def services(entries: Iterable[Service], kind: str, exact: bool, sort: bool, nam
     """The table of services: title, then each service and its real servers."""
     yield from TITLES[kind]
     table = list(entries)
+    learn(table, names)
     for entry in sorted_services(table) if sort else table:
-        learn(entry, names)
         yield _service_line(entry, kind, exact, names)
         for dest in sorted_destinations(entry.destinations) if sort else entry.destinations:
             yield _ROWS[kind](dest, _server_name(dest.server, entry.service, names), exact)
 
 
-def learn(entry: Service, names: Names) -> None:
-    """Prepares the host names of a service and its real servers."""
+def learn(table: Sequence[Service], names: Names) -> None:
+    """Looks up the host names that a table of services will show."""
     if not names.numeric:
-        addresses = [dest.server.address for dest in entry.destinations]
-        names.learn(addresses if entry.service.fwmark else [entry.service.address, *addresses])
+        addresses = (dest.server.address for entry in table for dest in entry.destinations)
+        names.learn(chain((entry.service.address for entry in table if not entry.service.fwmark), addresses))
 
 
 def _service_line(entry: Service, kind: str, exact: bool, names: Names) -> str:

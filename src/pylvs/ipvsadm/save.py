@@ -30,8 +30,9 @@ def rules(entries: Iterable[Service], names: Names) -> Iterator[str]:
 
     Thresholds are not saved; the original does not save them.
     """
-    for entry in sorted_services(list(entries)):
-        learn(entry, names)
+    table = list(entries)
+    learn(table, names)
+    for entry in sorted_services(table):
         svc = entry.service
         name = _service_options(svc, names)
         yield f"-A {name}{_service_parameters(svc)}"
