@@ -447,16 +447,17 @@ def _prune() -> tuple[list[str], list[str]]:
         links = f"{where}/current/links"
         if cookie == mine or not os.path.isdir(links):
             continue
-        names = os.listdir(links)
-        if any(name.endswith("c") for name in names) or not names:
-            unknown.append(cookie)
-        elif not interfaces.attached(links):
-            try:
-                with bpffs.locked(where, create=False, wait=False):
+        try:
+            # looked at under the lock: meanwhile it could be unloaded and loaded anew, and would be taken for dead
+            with bpffs.locked(where, create=False, wait=False):
+                names = os.listdir(links)
+                if any(name.endswith("c") for name in names) or not names:
+                    unknown.append(cookie)
+                elif not interfaces.attached(links):
                     bpffs.remove_tree(where)
-            except (BlockingIOError, FileNotFoundError):
-                continue  # somebody else is at it
-            removed.append(cookie)
+                    removed.append(cookie)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # somebody else is at it
     return removed, unknown
 
 
