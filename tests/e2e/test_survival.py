@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,21 @@ def test_a_loading_killed_at_any_moment_is_made_good_by_the_next_command(fresh: 
         fresh.pylvs("unload")
     assert killed > 0
     assert plain(fresh) == before
+
+
+def test_directors_that_come_and_go_do_not_disturb_each_other() -> None:
+    """Namespaces share one bpffs: a command that looks around in it meets directors that are just being removed."""
+
+    def come_and_go(lab: Lab) -> None:
+        for _ in range(6):
+            lab.ipvsadm(["-A", "-t", f"{lab.vip}:80"])
+            assert f"{lab.vip}:80" in lab.ipvsadm("-Ln").stdout
+            lab.pylvs("unload")
+
+    with ExitStack() as stack:
+        labs = [stack.enter_context(Lab("nat", serve=False, realservers=1)) for _ in range(3)]
+        with ThreadPoolExecutor(len(labs)) as pool:
+            list(pool.map(come_and_go, labs))
 
 
 def test_a_lab_that_goes_down_leaves_nothing_pinned(fresh: Lab) -> None:
