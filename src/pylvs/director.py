@@ -44,7 +44,7 @@ from pylvs.model import (
 )
 from pylvs.protocols import tcp, udp
 
-TIMEOUT_MAX = 2147483  # seconds: what the kernel takes with its fastest clock (facts 3.5)
+TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
 
 
 class Director:
@@ -335,6 +335,7 @@ def _is_local(server: RealServer) -> bool:
                 f"{server.address} is the director's own: LVS-NAT to the director is not supported yet; use -g"
             )
         return True
-    if kind != netlink.UNICAST or link_local or server.address == "::":
+    mapped = server.address.startswith("::ffff:") and "." in server.address
+    if kind != netlink.UNICAST or link_local or mapped or server.address == "::":
         raise InvalidValue(f"{server.address} cannot be a real server: it is no single host's address", errno.EINVAL)
     return False

@@ -102,6 +102,8 @@ def root(create: bool = False) -> str | None:
                 return None
             if not os.path.isdir(mount):
                 raise DatapathError(f"{mount} is not there: is sysfs mounted, and is BPF compiled into the kernel?")
+            if os.listdir(mount):
+                raise DatapathError(f"{mount} is no bpffs and is not empty: nothing is mounted over it")
             _mount(mount)
         path = f"{mount}/pylvs"
         if not os.path.isdir(path):

@@ -264,6 +264,12 @@ def _load(sizes: dict[str, int], existing: dict[str, int]) -> tuple[dict[str, in
     return maps, {**traffic.programs, **heartbeat.programs}
 
 
+def _permit() -> None:
+    """Without root even the question whether a director runs has no honest answer."""
+    if os.geteuid():
+        raise NotPermitted("permission denied; pylvs needs root")
+
+
 def directory(create: bool = False) -> str | None:
     """The pin directory of our network namespace; None if there are no pins at all and none are to be made."""
     root = bpffs.root(create)
@@ -276,6 +282,7 @@ def find() -> Instance | None:
     Raises:
         NotPermitted, DatapathError
     """
+    _permit()
     where = directory()
     if where is None:
         return None
@@ -306,8 +313,7 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
     for what, number, most in (("services", max_services, 1 << 20), ("real servers", max_dests, 1 << 22)):
         if not 1 <= number <= most:
             raise InvalidValue(f"room for {number} {what} is out of range; it may be 1 to {most}")
-    if os.geteuid():
-        raise NotPermitted("pylvs needs root to load its programs into the kernel")
+    _permit()
     where = directory(create=True)
     assert where is not None
     _prune()  # a container that comes and goes must not leave a table behind each time
@@ -409,6 +415,7 @@ def unload() -> bool:
     Raises:
         NotPermitted, DatapathError
     """
+    _permit()
     where = directory()
     if where is None or not os.path.isdir(where):
         return False
