@@ -10,7 +10,7 @@ LAYOUT := src/pylvs/datapath/_layout.py
 demo: setup
 	$(BIN)/pylvs demo
 
-test: setup
+test: setup $(VENV)/.test
 	$(BIN)/python -m pytest tests
 
 setup: $(VENV)/.made $(LAYOUT)
@@ -21,6 +21,10 @@ deps:
 
 $(VENV)/.made: pyproject.toml | deps
 	$(PY) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
@@ -32,7 +36,7 @@ bpf: $(LAYOUT)
 bench: setup
 	$(BIN)/python -m bench
 
-lint: setup
+lint: setup $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/mypy
 
 clean:

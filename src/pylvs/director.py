@@ -111,7 +111,9 @@ class Director:
         table = self._services
         if table is not None:
             for number in table.numbers():
-                yield self._describe(table, number)
+                found = self._describe(table, number)
+                if found is not None:
+                    yield found
 
     def service(self, key: VirtualService) -> Service:
         """One service; of `key` only what identifies it counts.
@@ -122,18 +124,25 @@ class Director:
         table = self._services
         if table is None:
             raise NoSuchService(f"{key} is not defined")
-        return self._describe(table, table.number(key))
+        found = self._describe(table, table.number(key))
+        if found is None:
+            raise NoSuchService(f"{key} is not defined")
+        return found
 
     @staticmethod
-    def _describe(table: ServiceTable, number: int) -> Service:
+    def _describe(table: ServiceTable, number: int) -> Service | None:
+        looked = table.look(number)
+        if looked is None:
+            return None  # deleted while we looked
+        service, members = looked
         stats = table.statistics.read
         destinations = [
             Destination(
                 table.real_server(member), *table.load(member.dest), stats=stats(table.statistics.of_dest(member.dest))
             )
-            for member in table.members(number)
+            for member in members
         ]
-        return Service(table.service(number), destinations, stats(table.statistics.of_service(number)))
+        return Service(service, destinations, stats(table.statistics.of_service(number)))
 
     def totals(self) -> Stats:
         """The whole director's counters."""

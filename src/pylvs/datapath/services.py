@@ -21,7 +21,7 @@ from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, POOL_HEAD, POOL_SERVER, SERVICE, SERVICE_KEY
 from pylvs.datapath.statistics import Statistics
 from pylvs.errors import NoSuchDestination, NoSuchService, TableFull
-from pylvs.model import MASQ, RealServer, VirtualService
+from pylvs.model import MASQ, NETMASK_ALL, RealServer, VirtualService
 
 _REST = 50_000_000  # ns that a slot of a pool rests before it is written again
 _TRASH_TICK = 60 * 10**9
@@ -93,6 +93,13 @@ def service_key(service: VirtualService) -> bytes:
     )
 
 
+def _service_of(key: bytes, scheduler: int) -> VirtualService:
+    address, fwmark, port, protocol, family = SERVICE_KEY.unpack(key)
+    netmask = 128 if family == AF_INET6 else NETMASK_ALL
+    text = "" if fwmark else unpack_address(address, family)
+    return VirtualService(text, ntohs(port), protocol, family, fwmark, schedulers.name_of(scheduler), netmask=netmask)
+
+
 def conn_flags(method: int) -> int:
     """The flags that a connection to such a real server is born with (facts 1.8)."""
     return method | _layout.CONN_INACTIVE | (0 if method == MASQ else _layout.CONN_NOOUTPUT)
@@ -142,14 +149,21 @@ class ServiceTable:
             if self._instance.services.get(number, "flags") & _layout.SERVICE_USED:
                 yield number
 
-    def service(self, number: int) -> VirtualService:
-        """A service as it is configured."""
-        key = self._instance.services.get(number, "key")
-        address, fwmark, port, protocol, family = SERVICE_KEY.unpack(key)
-        head = self.head(number)
-        netmask = 128 if family == AF_INET6 else 0xFFFFFFFF
-        text = "" if fwmark else unpack_address(address, family)
-        return VirtualService(text, ntohs(port), protocol, family, fwmark, schedulers.name_of(head[0]), netmask=netmask)
+    def look(self, number: int) -> tuple[VirtualService, list[Member]] | None:
+        """A service and its real servers, newest first, as they were at one moment; None if it is gone by now.
+
+        Whoever only looks holds no lock: a pool is never changed while a service points to it, so what was read is of
+        one piece if the service still points there afterwards.
+        """
+        services = self._instance.services
+        while services.get(number, "flags") & _layout.SERVICE_USED:
+            pool, key = services.get(number, "pool"), services.get(number, "key")
+            if not pool:
+                break  # still being made
+            kind, members = self._instance.pools.get(pool, "scheduler"), self._pool_members(pool)
+            if services.get(number, "pool") == pool and services.get(number, "key") == key:
+                return _service_of(key, kind), members
+        return None
 
     def head(self, number: int) -> tuple[int, int, int, int, int]:
         """(scheduler, real servers, state, step, top) of a service's pool."""
@@ -157,8 +171,10 @@ class ServiceTable:
         return POOL_HEAD.unpack(self._instance.pools.memory, pool)[:5]
 
     def members(self, number: int) -> list[Member]:
-        """A service's real servers, newest first."""
-        pool = self._instance.services.get(number, "pool")
+        """A service's real servers, newest first; for whoever holds the lock."""
+        return self._pool_members(self._instance.services.get(number, "pool"))
+
+    def _pool_members(self, pool: int) -> list[Member]:
         records = self._instance.pools.read(pool + 1, self._instance.pools.get(pool, "count"))
         return [Member(*record[:3]) for record in POOL_SERVER.iterate(records)]
 

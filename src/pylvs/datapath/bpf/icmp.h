@@ -2,7 +2,7 @@
  *
  * Errors that the director answers itself: the packet is turned into the ICMP message about it and sent back.
  * Lengths, type of service and rate limits are the kernel's own (facts 6.9): per client one a second with six at
- * once, and a thousand a second with fifty at once in all; "too big" is exempt from the first.
+ * once, and a thousand a second with fifty at once in all; "too big" is exempt from both.
  */
 #pragma once
 
@@ -140,7 +140,7 @@ static __always_inline int icmp6_write(struct __sk_buff *skb, const struct packe
 #pragma unroll
 	for (int i = 0; i < 4; i++)
 		total += (__u64)from->word[i] + p->tuple.src.word[i];
-	total += bpf_htonl(8 + quote) + bpf_htonl(IPPROTO_ICMPV6) + (__u64)word[0] + word[1];
+	total += (__u64)bpf_htonl(8 + quote) + bpf_htonl(IPPROTO_ICMPV6) + word[0] + word[1];
 	((__u16 *)word)[1] = ~fold(total);
 	return 1;
 }
@@ -175,7 +175,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	if (!p || !rt)
 		return TC_ACT_SHOT;
 	ipv6 = p->tuple.family == AF_INET6;
-	if (!director_allows(rt, now) || (error != ERROR_TOO_BIG && !peer_allows(p, now))) {
+	if (error != ERROR_TOO_BIG && (!director_allows(rt, now) || !peer_allows(p, now))) {
 		note(ANSWERED_ICMP_LIMITED);
 		return TC_ACT_SHOT;
 	}
