@@ -61,6 +61,7 @@ def _same_listing(ours: str, recorded: str) -> bool:
 
 @pytest.mark.parametrize("case", PLAYED, ids=lambda case: case["id"])
 def test_listings(lvs: Harness, case: Case) -> None:
+    lvs.set(**case.get("sysctl", {}))
     lvs.restore(case["restore"])
     _play(lvs, case["packets"])
     compared = 0
@@ -78,6 +79,6 @@ def test_listings(lvs: Harness, case: Case) -> None:
 
 def test_what_is_played() -> None:
     assert [case["id"] for case in PLAYED] == [
-        "list-tcp-nat", "list-tcp-dr", "list-udp-nat", "deleted-dest", "deleted-service", "stats-count", "nodest",
-        "weight0",
+        "list-tcp-nat", "list-tcp-dr", "list-udp-nat", "deleted-dest", "deleted-dest-expire",
+        "deleted-service", "stats-count", "nodest", "weight0",
     ]  # fmt: skip

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from support.harness import Harness
+from support.packets import TCP, UDP
+from support.talk import FAMILIES, Family
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +35,11 @@ def lvs(packet_network: Harness) -> Iterator[Harness]:
         packet_network.leave()
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request: pytest.FixtureRequest) -> int:
+@pytest.fixture(params=FAMILIES, ids=["ipv4", "ipv6"])
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=[TCP, UDP], ids=["tcp", "udp"])
+def protocol(request: pytest.FixtureRequest) -> int:
     return int(request.param)

@@ -25,7 +25,7 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -345,6 +345,32 @@ class Harness:
         if verdict == UP:
             assert after == frame, f"handed up under {reason}, but not as it came"
         return Result(verdict, after, reason, answers)
+
+    def pour(self, frames: Iterable[bytes], interface: str = CLIENT) -> None:
+        """Let many frames arrive, and look at none of them: to fill a table."""
+        context = bytearray(_CONTEXT)
+        struct.pack_into("=II", context, 36, INDEX[interface], INDEX[interface])
+        for one in frames:
+            syscall.run(self._program, one, bytes(context), room=128)
+
+    def wire(self, frames: Sequence[bytes], interface: str = CLIENT) -> dict[str, int]:
+        """Let frames really arrive from the other end of the cable; how many were counted under each reason.
+
+        For what BPF_PROG_TEST_RUN refuses: a frame that ends within the IP header.
+        """
+        before = self.reasons()
+        _setns(self._peers)
+        try:
+            cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            cable.bind((_PEER[interface], 0))
+        finally:
+            self.enter()
+        with cable:
+            for one in frames:
+                cable.send(one)
+        wait_for(lambda: self.reasons()["received"] - before["received"] == len(frames), "the frames to arrive")
+        now = self.reasons()
+        return {name: now[name] - before[name] for name in now if now[name] != before[name] and name != "received"}
 
     def reasons(self) -> dict[str, int]:
         """How many packets were counted under each reason."""

@@ -24,7 +24,6 @@ UNPLAYED = {
     "secure_tcp": "secure_tcp is not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "schedule_icmp": "schedule_icmp is not built yet",
-    "expire_nodest_conn": "expire_nodest_conn is not built yet",
     "expire_quiescent_template": "templates are not built yet",
 }
 
