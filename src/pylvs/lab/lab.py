@@ -305,19 +305,28 @@ def listens(pid: int, port: int) -> bool:
 
 
 def take_down(record: State) -> None:
-    """Remove a lab by its record alone: processes, what pylvs pinned for its director, namespaces, directory."""
+    """Remove a lab by its record alone: processes, what pylvs pinned for its hosts, namespaces, directory."""
     end(list(record.processes))
-    director = ns.namespace_of(record.name, "director")
-    if director in record.namespaces and (ns.NETNS / director).exists():
-        unload(director)
+    for namespace in record.namespaces:
+        if (ns.NETNS / namespace).exists() and is_director(namespace):
+            unload(namespace)
     ns.remove(record.namespaces)
     state.forget(record.name)
 
 
+def is_director(namespace: str) -> bool:
+    """Whether pylvs has pinned anything for a namespace: whoever plays with a lab may load it on any host."""
+    try:
+        from pylvs.datapath import instance  # a lab works, and goes down, without a packet path that is built
+    except ImportError:
+        return False
+    with ns.entered(namespace):
+        directory = instance.directory()
+    return directory is not None and Path(directory).exists()
+
+
 def unload(namespace: str) -> None:
     """Let pylvs remove its programs and maps: pinned, they would outlive the namespace."""
-    if not Path("/sys/fs/bpf/pylvs").exists():
-        return
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
             ns.command(namespace, [*console_script("pylvs"), "unload"]),
