@@ -63,6 +63,7 @@ class Director:
         """
         self._instance: Instance | None = datapath.find()
         self._table: ServiceTable | None = None
+        self._looked_around = False
 
     def __enter__(self) -> "Director":
         return self
@@ -95,6 +96,11 @@ class Director:
         assert table is not None
         with self._instance.locked():
             table.repair()
+            if not self._looked_around:
+                # interfaces and addresses may have come since the last command; a restore need not ask for every line
+                self._instance.attach_newcomers()
+                self._instance.learn_addresses()
+                self._looked_around = True
             yield table
 
     # ---- looking ----------------------------------------------------------------------------------------------------

@@ -177,6 +177,15 @@ class Instance:
             os.close(fd)
         self.learn_addresses()
 
+    def attach_newcomers(self) -> None:
+        """Put the packet path on interfaces that appeared since the last change, unless somebody took it off them."""
+        for interface in interfaces.newcomers(f"{self.path}/links"):
+            try:
+                self.attach(interface)
+            except OSError as error:
+                if error.errno != errno.ENODEV:  # it went away while we looked
+                    raise DatapathError(f"cannot attach to {interface.name}: {error.strerror}") from None
+
     def detach(self, interface: netlink.Interface) -> bool:
         """Take it off again; False if it was not there."""
         return interfaces.detach(f"{self.path}/links", interface.ifindex)
@@ -457,10 +466,10 @@ def _prune() -> tuple[list[str], list[str]]:
         try:
             # looked at under the lock: meanwhile it could be unloaded and loaded anew, and would be taken for dead
             with bpffs.locked(where, create=False, wait=False):
-                names = os.listdir(links)
-                if any(name.endswith("c") for name in names) or not names:
+                alive = interfaces.alive(links)
+                if alive is None:
                     unknown.append(cookie)
-                elif not interfaces.attached(links):
+                elif not alive:
                     bpffs.remove_tree(where)
                     removed.append(cookie)
         except (BlockingIOError, FileNotFoundError):
@@ -471,8 +480,8 @@ def _prune() -> tuple[list[str], list[str]]:
 def prune() -> list[str]:
     """Remove the pins of network namespaces that are gone. Returns their cookies.
 
-    A namespace takes its interfaces along: if every link of a director has lost its interface, lo's too, it is gone.
-    Without tcx links (before Linux 6.6) that cannot be seen, and nothing is removed.
+    A namespace takes its interfaces along, lo too: if the link to lo has lost it, the namespace is gone. Where there is
+    no such link (before Linux 6.6, or after `pylvs detach lo`) that cannot be seen, and nothing is removed.
 
     Raises:
         NotSupported: there are directors of which it cannot be told.
@@ -480,6 +489,7 @@ def prune() -> list[str]:
     removed, unknown = _prune()
     if unknown and not removed:
         raise NotSupported(
-            "whether their namespaces are gone cannot be told without tcx links (Linux 6.6): " + ", ".join(unknown)
+            "whether their namespaces are gone cannot be told without a tcx link to lo (Linux 6.6): "
+            + ", ".join(unknown)
         )
     return removed

@@ -1,7 +1,8 @@
 """Attaching the packet path to interfaces: tcx links where the kernel has them (6.6), clsact filters elsewhere.
 
-A tcx link lives in its pin, `links/<ifindex>`; a clsact filter lives with its interface and is marked by an empty
-directory of the name `links/<ifindex>c`, so that it can be found and replaced.
+A tcx link lives in its pin, `links/<ifindex>`. Empty directories are notes beside it: `<ifindex>c` says that a clsact
+filter lives with the interface, so that it can be found and replaced; `<ifindex>x` that somebody took the packet path
+off it, and that it shall stay off.
 """
 
 import errno
@@ -9,6 +10,8 @@ import os
 
 from pylvs.datapath import netlink, syscall
 from pylvs.errors import InvalidValue
+
+_LO = 1  # the loopback interface has this number in every namespace, and cannot be removed
 
 
 def wanted() -> list[netlink.Interface]:
@@ -36,6 +39,7 @@ def find(name: str) -> netlink.Interface:
 def attach(directory: str, program: int, ifindex: int) -> None:
     """Attach the program, or replace the one of ours that is there, in one step. `directory` holds the link pins."""
     path = f"{directory}/{ifindex}"
+    _unnote(f"{path}x")
     if os.path.exists(path):
         link = syscall.get(path)
         try:
@@ -53,8 +57,7 @@ def attach(directory: str, program: int, ifindex: int) -> None:
         from pylvs.datapath import object as loader
 
         loader.clsact_attach(program, ifindex)
-        if not os.path.isdir(f"{path}c"):
-            os.mkdir(f"{path}c")
+        _note(f"{path}c")
         return
     try:
         syscall.pin(link, path)
@@ -65,6 +68,7 @@ def attach(directory: str, program: int, ifindex: int) -> None:
 def detach(directory: str, ifindex: int) -> bool:
     """Take the packet path off an interface; False if it was not on it."""
     path = f"{directory}/{ifindex}"
+    _note(f"{path}x")
     if os.path.exists(path):
         os.unlink(path)
         return True
@@ -72,7 +76,7 @@ def detach(directory: str, ifindex: int) -> bool:
         from pylvs.datapath import object as loader
 
         loader.clsact_detach(ifindex)
-        os.rmdir(f"{path}c")
+        _unnote(f"{path}c")
         return True
     return False
 
@@ -81,6 +85,8 @@ def attached(directory: str) -> dict[int, str]:
     """Interface number -> "tcx" or "clsact", for all that the packet path is on."""
     found = {}
     for name in os.listdir(directory):
+        if name.endswith("x"):
+            continue
         if name.endswith("c"):
             found[int(name[:-1])] = "clsact"
             continue
@@ -91,3 +97,35 @@ def attached(directory: str) -> dict[int, str]:
         finally:
             os.close(link)
     return found
+
+
+def alive(directory: str) -> bool | None:
+    """Does the network namespace of these links still exist? None if they cannot tell."""
+    path = f"{directory}/{_LO}"
+    if not os.path.exists(path):
+        return None
+    link = syscall.get(path)
+    try:
+        return syscall.link_ifindex(link) != 0
+    finally:
+        os.close(link)
+
+
+def newcomers(directory: str) -> list[netlink.Interface]:
+    """Interfaces that nobody has attached the packet path to, nor taken it off."""
+    known = {int(name.rstrip("cx")) for name in os.listdir(directory)}
+    return [interface for interface in wanted() if interface.ifindex not in known]
+
+
+def _note(path: str) -> None:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        pass
+
+
+def _unnote(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
