@@ -70,10 +70,10 @@ static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p
 	struct bpf_fib_lookup fib;
 	enum routed routed;
 
-	if (conn_method(c) != METHOD_MASQ)
-		return UP_REPLY_UNCHANGED;
 	if (p->ttl <= 1)
 		return UP_REPLY_TTL;
+	if (conn_method(c) != METHOD_MASQ)
+		return UP_REPLY_UNCHANGED;
 	routed = route(skb, &fib, p->tuple.family, &vaddr, &caddr, wire_length(skb, p));
 	if (routed == ROUTED_NOWHERE)
 		return UP_REPLY_NOT_ROUTED;
