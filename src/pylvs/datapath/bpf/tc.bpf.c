@@ -20,7 +20,8 @@
 #include "forward.h"
 #include "sweep.h"
 
-/* A packet of a TCP or UDP service that no connection knows (facts 2.3, 2.4). */
+/* A packet of a TCP or UDP service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of
+ * the connection in `found`. That one still counts while a real server is chosen, as in the kernel. */
 static __always_inline int admit(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
 				 struct runtime *rt, __u64 now, struct found *found, int *verdict)
 {
@@ -46,6 +47,10 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, const 
 
 	pool = s->pool;
 	place = schedule(pool);
+	if (found->conn) {
+		conn_release(found->number, now);
+		found->conn = NULL;
+	}
 	chosen = place == NOBODY ? NULL : pool_server(pool, place);
 	d = chosen ? at(&dests, chosen->dest) : NULL;
 	if (!d) {
@@ -133,8 +138,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 	const struct config *cfg = at(&config, 0);
 	struct runtime *rt = at(&runtime, 0);
 	struct found found = {};
+	int reason, anew = 0;
 	struct dest *d;
-	int reason;
 	__u64 now;
 
 	if (!cfg || !rt)
@@ -152,10 +157,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 		}
 		if (found.from_server)
 			return reply(skb, p, cfg, &found, now, verdict);
-		if (starts_anew(cfg, p, found.conn)) {
-			conn_release(found.number, now);
-			found.conn = NULL;
-		} else {
+		anew = starts_anew(cfg, p, found.conn);
+		if (!anew) {
 			d = at(&dests, found.conn->dest);
 			if (d && !(d->flags & DEST_AVAILABLE)) {
 				if (!cfg->expire_nodest_conn) {
@@ -171,10 +174,13 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 	} else {
 		found.conn = NULL;
 	}
-	if (!found.conn) {
+	if (!found.conn || anew) {
 		reason = admit(skb, p, cfg, rt, now, &found, verdict);
-		if (reason != RECEIVED)
+		if (reason != RECEIVED) {
+			if (found.conn)
+				conn_release(found.number, now);
 			return reason;
+		}
 	}
 	return request(skb, p, cfg, &found, now, verdict);
 }
