@@ -224,7 +224,8 @@ class ServiceTable:
         memory.free_service = number + 1
         key = service_key(service)
         self._begin(number)
-        instance.services.write(number, SERVICE.pack(key=key, flags=_layout.SERVICE_USED))
+        made = instance.config.get(0, "generation")
+        instance.services.write(number, SERVICE.pack(key=key, flags=_layout.SERVICE_USED, made=made))
         self.statistics.clear(self.statistics.of_service(number))
         if number >= instance.config.get(0, "services_high"):
             instance.config.put(0, "services_high", number + 1)
@@ -259,9 +260,11 @@ class ServiceTable:
         instance, memory = self._instance, self._remembered()
         self._empty_trash()
         key = instance.services.get(number, "key")
+        made = instance.services.get(number, "made")
         record = DEST.pack(
             address=pack_address(server.address), port=htons(server.port), family=server.family,
             flags=_layout.DEST_USED | (_layout.DEST_LOCAL if local else 0), service=number, key=key,
+            service_made=made,
         )  # fmt: skip
         identity = _identity(record)
         dest = memory.trash.get(identity)
@@ -274,9 +277,10 @@ class ServiceTable:
             self.statistics.clear(self.statistics.of_dest(dest))
             if dest >= instance.config.get(0, "dests_high"):
                 instance.config.put(0, "dests_high", dest + 1)
-        elif instance.dests.get(dest, "service") != number:
+        elif instance.dests.get(dest, "service_made") != made:
             self.statistics.clear(self.statistics.of_dest(dest))  # its service was deleted and made anew
             instance.dests.put(dest, "service", number)
+            instance.dests.put(dest, "service_made", made)
         memory.trash.pop(identity, None)
         index = self._member_index(number)
         members = [Member(dest, server.weight, conn_flags(server.method)), *self.members(number)]

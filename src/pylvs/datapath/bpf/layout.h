@@ -104,7 +104,8 @@ struct service {
 	__u32 pool;		/* slot of the current pool's head; 0: none */
 	__u32 flags;		/* enum service_flag */
 	struct service_key key;
-	__u64 unused[4];
+	__u64 made;		/* config.generation at its making: tells it from a former service of this number */
+	__u64 unused[3];
 };
 
 enum scheduler {
@@ -153,7 +154,7 @@ struct dest {
 	__u32 service;
 	struct service_key key;	/* of its service: what re-adding looks for in the trash */
 	__u64 deleted;		/* when it went to the trash */
-	__u64 unused;
+	__u64 service_made;	/* service.made of its service */
 };
 
 /* How busy it is. Written by the packet path alone, atomically. */
