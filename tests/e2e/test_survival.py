@@ -140,7 +140,6 @@ main()
 """
 
 
-@pytest.mark.xfail(reason="what unload has to undo is on record only once the load is complete", strict=False)
 def test_a_killed_loading_does_not_forget_what_to_undo(fresh: Lab) -> None:
     """A load switches lo's forwarding on where it was off: on a host that does not forward, here the client."""
 

@@ -329,9 +329,11 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
     try:
         with bpffs.locked(where):
             if not os.path.isdir(f"{where}/current"):
+                closed = _left_to_undo(f"{where}/new") | _forwarding()
                 try:
-                    _make(where, conn_bits or default_conn_bits(), max_services, max_dests)
+                    _make(where, closed, conn_bits or default_conn_bits(), max_services, max_dests)
                 except BaseException:
+                    _set_forwarding(closed, "0")
                     bpffs.remove_tree(f"{where}/new")
                     os.rmdir(where)
                     raise
@@ -342,7 +344,7 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
     return Instance(where)
 
 
-def _make(where: str, conn_bits: int, max_services: int, max_dests: int) -> None:
+def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests: int) -> None:
     new = f"{where}/new"
     for rest in ("new", "gone"):
         bpffs.remove_tree(f"{where}/{rest}")
@@ -378,12 +380,13 @@ def _make(where: str, conn_bits: int, max_services: int, max_dests: int) -> None
             udp_timeout=udp.TIMEOUT * 1000,
             conn_reuse_mode=1,
             pool_next=1,  # 0 means no pool
-            sysctl_saved=_route_as_output(),
+            sysctl_saved=closed,
             programs=programs_hash(),
             loaded=int(time.time()),
         )
         config.write(0, settings)
         config.close()
+        _set_forwarding(closed, "1")
         _learn_addresses(Hash(maps["own_addresses"]))
         for interface in interfaces.wanted():
             try:
@@ -401,21 +404,45 @@ def _make(where: str, conn_bits: int, max_services: int, max_dests: int) -> None
     os.rename(new, f"{where}/current")
 
 
-def _route_as_output() -> int:
-    """Let the packet path ask for routes as the director's own output has them (see bpf/xmit/route.h): that is a
-    lookup "from lo", which the kernel answers only if lo may forward. Returns what to undo at unload."""
-    saved = 0
+def _forwarding() -> int:
+    """For which families lo may not forward yet: bit 0 IPv4, bit 1 IPv6. A family that is not there is none of them."""
+    found = 0
     for bit, path in enumerate(_FORWARDING):
         try:
             with open(path) as file:
-                before = file.read().strip()
-            if before == "0":
-                with open(path, "w") as file:
-                    file.write("1")
-                saved |= 1 << bit
+                found |= (file.read().strip() == "0") << bit
         except OSError:
-            continue  # no IPv6 here: then there is nothing to route either
-    return saved
+            continue
+    return found
+
+
+def _set_forwarding(families: int, value: str) -> None:
+    """Let lo forward ("1"), or no longer.
+
+    The packet path asks for routes as the director's own output has them (see bpf/xmit/route.h): that is a lookup
+    "from lo", which the kernel answers only if lo may forward.
+    """
+    for bit, path in enumerate(_FORWARDING):
+        if families & 1 << bit:
+            with open(path, "w") as file:
+                file.write(value)
+
+
+def _left_to_undo(new: str) -> int:
+    """What a loading that was killed has changed in lo's forwarding."""
+    try:
+        fd = syscall.get(f"{new}/maps/config")
+    except OSError:
+        return 0
+    try:
+        config = SharedArray(fd, layout.CONFIG)
+        saved: int = config.get(0, "sysctl_saved")
+        config.close()
+        return saved
+    except ValueError:
+        return 0  # another version's
+    finally:
+        os.close(fd)
 
 
 def unload() -> bool:
@@ -443,10 +470,7 @@ def unload() -> bool:
                 interfaces.detach(links, ifindex)
             bpffs.remove_tree(f"{where}/gone")
             os.rename(f"{where}/current", f"{where}/gone")
-            for bit, path in enumerate(_FORWARDING):
-                if saved & 1 << bit:
-                    with open(path, "w") as file:
-                        file.write("0")
+            _set_forwarding(saved, "0")
         for rest in ("new", "gone"):
             bpffs.remove_tree(f"{where}/{rest}")
         os.rmdir(where)
