@@ -1,0 +1,306 @@
+"""The model and the real director side by side: both get the same commands and the same packets, and are compared.
+
+Names are short, so that a counterexample can be read: c1 is a client, rs1 a real server, of whichever address family
+the service is. What both know is written down as lines of text, and what is reported is the lines that differ.
+
+The clock. The director's runs on by itself, the model's does not: what both have passed since the beginning differs
+by the little time that the test takes. As everything happens at whole seconds of the model's clock and the difference
+never shrinks, the director ends a connection at the very step at which the model does, as long as the difference stays
+below a second. If it ever does not, the rest of the example says nothing and is given up.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import reject
+
+from model.model import Connection, Key, Model, Outcome, Packet, Refused
+from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
+from pylvs.model import MASQ, METHOD_NAMES, ROUTE, Stats, Timeouts, VirtualService, real_server, virtual_service
+from support import packets
+from support.harness import Harness, Result
+from support.packets import tcp_packet, udp_packet, wrong_sums
+
+LATE = 900_000_000  # ns
+
+METHODS = {"nat": MASQ, "route": ROUTE}
+_METHOD_OF = {METHOD_NAMES[number]: name for name, number in METHODS.items()}
+_REFUSALS = {
+    ServiceExists: "exists", DestinationExists: "exists", NoSuchService: "no service", NoSuchDestination: "no server",
+}  # fmt: skip
+_BITS = {"FIN": packets.FIN, "SYN": packets.SYN, "RST": packets.RST, "PSH": packets.PSH, "ACK": packets.ACK,
+         "URG": packets.URG}  # fmt: skip
+_VERDICTS = {
+    "forwarded_nat_request": "nat request",
+    "forwarded_nat_reply": "nat reply",
+    "forwarded_route": "route",
+    "dropped_destination_gone": "dropped",
+    "dropped_no_destination": "port unreachable",
+    "dropped_ttl_exceeded": "time exceeded",
+}
+_ICMP = {
+    ("port unreachable", 4): (3, 3, 0), ("port unreachable", 6): (1, 4, 0),
+    ("time exceeded", 4): (11, 0, 0), ("time exceeded", 6): (3, 0, 0),
+}  # fmt: skip
+
+
+def key(name: str) -> Key:
+    """The service of a name such as "tcp 10.99.0.1:80"."""
+    protocol, endpoint = name.split()
+    address, port = endpoint.rsplit(":", 1)
+    return Key(protocol, address.strip("[]"), int(port))
+
+
+def endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def host(name: str, beside: str) -> str:
+    """The address of c1, c2, rs1, ... in the family of another address."""
+    network, number = (1, name.removeprefix("c")) if name.startswith("c") else (2, name.removeprefix("rs"))
+    return f"fd00:{network}::{number}" if ":" in beside else f"10.{network}.0.{number}"
+
+
+def server(name: str, beside: str) -> tuple[str, int]:
+    """The real server of a name such as "rs1:8080"."""
+    who, port = name.split(":")
+    return host(who, beside), int(port)
+
+
+def nickname(address: str) -> str:
+    """The other way: c1 for a client's address."""
+    return "c" + address.replace(":", ".").rsplit(".", 1)[1]
+
+
+def connection_name(conn: Connection) -> str:
+    (client, port), virtual = conn.client, conn.virtual
+    return f"{conn.protocol} {nickname(client)}:{port} {endpoint(*virtual)}"
+
+
+def flags_of(name: str) -> frozenset[str]:
+    return frozenset(name.split("+")) if name else frozenset()
+
+
+class Pair:
+    """See the file's head.
+
+    Attributes:
+        model, lvs: the two.
+        remarks: on the present step, for whoever reads a counterexample.
+    """
+
+    def __init__(self, lvs: Harness):
+        """Both as if nothing had ever been. The director is not loaded anew, which would take a tenth of a second: its
+        services go, and time passes until everything else is forgotten."""
+        self.lvs, self.model = lvs, Model()
+        self.remarks: list[str] = []
+        director = lvs.director
+        director.flush()
+        director.set_timeouts(Timeouts(self.model.seconds["ESTABLISHED"], self.model.seconds["FIN_WAIT"],
+                                       self.model.seconds["UDP"]))  # fmt: skip
+        lvs.set(conn_reuse_mode=self.model.reuse_mode)
+        for _ in range(2):  # the last connections end, then the real servers that had them
+            lvs.advance(100_000)
+        director.zero()
+        self._shadowed: set[Connection] = set()
+        self._began = lvs.instance.now()
+        self.compare()
+
+    # ---- commands ----
+
+    def command(self, name: str, *words: Any) -> None:
+        """The same command for both: the model's method of this name, and what it is called here."""
+        refused = []
+        for perform in (getattr(self.model, name), getattr(self, f"_{name}")):
+            try:
+                perform(*words)
+                refused.append("done")
+            except Refused as refusal:
+                refused.append(str(refusal))
+            except tuple(_REFUSALS) as error:
+                refused.append(_REFUSALS[type(error)])
+        assert refused[0] == refused[1], f"the model says {refused[0]}, the director says {refused[1]}"
+        if refused[0] != "done":
+            self.remarks.append(f"refused: {refused[0]}")
+        self.compare()
+
+    @staticmethod
+    def _service(key: Key, scheduler: str = "rr") -> VirtualService:
+        return virtual_service(key.address, key.port, protocol=key.protocol, scheduler=scheduler)
+
+    def _add_service(self, key: Key, scheduler: str) -> None:
+        self.lvs.director.add_service(self._service(key, scheduler))
+
+    def _edit_service(self, key: Key, scheduler: str) -> None:
+        self.lvs.director.edit_service(self._service(key, scheduler))
+
+    def _delete_service(self, key: Key) -> None:
+        self.lvs.director.delete_service(self._service(key))
+
+    def _flush(self) -> None:
+        self.lvs.director.flush()
+
+    def _add_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
+        new = real_server(address, port, method=METHODS[method], weight=weight)
+        self.lvs.director.add_destination(self._service(key), new)
+
+    def _edit_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
+        new = real_server(address, port, method=METHODS[method], weight=weight)
+        self.lvs.director.edit_destination(self._service(key), new)
+
+    def _delete_server(self, key: Key, address: str, port: int) -> None:
+        self.lvs.director.delete_destination(self._service(key), real_server(address, port))
+
+    def _zero(self, key: Key | None) -> None:
+        self.lvs.director.zero(self._service(key) if key else None)
+
+    def _set_timeouts(self, established: int, fin_wait: int, udp: int) -> None:
+        self.lvs.director.set_timeouts(Timeouts(established, fin_wait, udp))
+
+    def set_reuse_mode(self, mode: int) -> None:
+        self.model.reuse_mode = mode
+        self.lvs.set(conn_reuse_mode=mode)
+
+    def advance(self, seconds: int) -> None:
+        """Let time go by for both; the director's sweep gets to see each moment at which something ends."""
+        for stretch in self.model.moments(seconds):
+            self.lvs.advance(stretch)
+        self.compare()
+
+    # ---- packets ----
+
+    def send(
+        self, protocol: str, src: str, sport: int, dst: str, dport: int, flags: str = "", ttl: int = 64, size: int = 0
+    ) -> None:
+        """A packet for both, from the side that its source lives on."""
+        payload = bytes(range(size))
+        if protocol == "tcp":
+            bits = sum(_BITS[flag] for flag in flags_of(flags))
+            raw = tcp_packet(src, sport, dst, dport, bits, payload, ttl=ttl)
+        else:
+            raw = udp_packet(src, sport, dst, dport, payload, ttl=ttl)
+        packet = Packet(protocol, src, sport, dst, dport, flags_of(flags), len(raw), ttl)
+        if not self._comparable(packet):
+            self.remarks.append("not sent: a known difference")
+            return
+        before = list(self.model.connections)
+        expected = self.model.packet(packet)
+        asked = f"{endpoint(src, sport)} > {endpoint(dst, dport)} {flags or protocol}"
+        self.remarks.append(f"{asked}: {self._say(expected)}")
+        arrive = self.lvs.from_client if src.startswith(("10.1.", "fd00:1:")) else self.lvs.from_server
+        result = arrive(raw)
+        self._note_shadows(before)
+        outcome = self._outcome(packet, result, payload)
+        assert outcome == expected, f"the model says {self._say(expected)}, the director says {self._say(outcome)}"
+        self.compare()
+
+    def _comparable(self, packet: Packet) -> bool:
+        """What is known to be otherwise in the director, by design, is not sent."""
+        # The last service of a family takes the kernel's hooks along: connections are no longer looked at. Here they
+        # go on until their time is over.
+        if not self.model.hooked(packet.dst) and self.model.connections:
+            return False
+        # Two connections of one client port, to two services, by NAT to the same real server: replies belong to the
+        # newest. When it ends the kernel finds the older one, here that one has no replies any more.
+        return self.model.replied(packet) not in self._shadowed
+
+    def _note_shadows(self, before: list[Connection]) -> None:
+        for new in self.model.connections:
+            if new in before:
+                break  # newest first
+            reply = new.protocol, new.client, new.replies_from
+            self._shadowed |= {
+                old for old in before if (old.protocol, old.client, old.replies_from) == reply and old.method == "nat"
+            }
+
+    @staticmethod
+    def _say(outcome: Outcome) -> str:
+        if not outcome.ttl:
+            return outcome.verdict
+        to = f"{endpoint(*outcome.source)} > {endpoint(*outcome.destination)}"
+        return f"{outcome.verdict}, {to} ttl {outcome.ttl}"
+
+    @staticmethod
+    def _outcome(packet: Packet, result: Result, payload: bytes) -> Outcome:
+        """What the director did, in the model's words. Nothing that leaves may have a wrong checksum."""
+        verdict = "up" if result.handed_up else _VERDICTS.get(result.reason, result.reason)
+        if result.answers == ("answered_icmp",):
+            answer = result.packet
+            assert answer.icmp == _ICMP[verdict, answer.version], f"{verdict} is answered with ICMP {answer.icmp}"
+            assert answer.dst == packet.src, f"the answer goes to {answer.dst}"
+            quoted = packets.dissect(answer.quoted)
+            ports = quoted.source, quoted.destination
+            assert ports == ((packet.src, packet.sport), (packet.dst, packet.dport)), f"the answer is about {ports}"
+            assert not wrong_sums(answer.raw), f"wrong checksums: {wrong_sums(answer.raw)}"
+        elif verdict in ("port unreachable", "time exceeded"):
+            assert result.answers, f"nobody is told of {verdict}"  # told, or told too often
+        if not result.forwarded:
+            return Outcome(verdict)
+        left = result.packet
+        assert not wrong_sums(left.raw), f"wrong checksums: {wrong_sums(left.raw)}"
+        assert left.payload == payload and len(left.raw) == packet.length, "the payload is another"
+        return Outcome(verdict, left.source, left.destination, left.ttl)
+
+    # ---- comparison ----
+
+    def compare(self) -> None:
+        """Both know the same.
+
+        Raises:
+            UnsatisfiedAssumption: it took so long that it cannot be told.
+        """
+        drift = self.lvs.instance.now() - self._began - self.model.now * 1_000_000_000
+        model, director = self._model_lines(), self._director_lines()
+        if drift > LATE:
+            reject()
+        if model != director:
+            difference = difflib.unified_diff(model, director, "the model", "the director", lineterm="", n=100)
+            raise AssertionError("\n".join(["they differ", *difference]))
+
+    @staticmethod
+    def _counted(c: Any) -> str:
+        return f"{c.conns} conns, in {c.inpkts} packets {c.inbytes} bytes, out {c.outpkts} packets {c.outbytes} bytes"
+
+    def _model_lines(self) -> list[str]:
+        model, lines = self.model, []
+        for key, service in sorted(model.services.items()):
+            lines.append(f"{key.protocol} {endpoint(key.address, key.port)} {service.name}")
+            lines.append("      " + self._counted(service.counters))
+            for place in service.servers:
+                load = f"{place.active} active {place.inactive} inactive"
+                lines.append(f"  -> {endpoint(place.address, place.port)} {place.method} weight {place.weight}, {load}")
+                lines.append("      " + self._counted(place.counters))
+        for conn in sorted(model.connections, key=lambda conn: (conn.protocol, conn.client, conn.virtual)):
+            lines.append(
+                f"{conn.protocol} {endpoint(*conn.client)} {endpoint(*conn.virtual)} -> {endpoint(*conn.real)} "
+                f"{conn.method} {conn.state}, {conn.expires - model.now} s, {conn.packets} packets"
+            )
+        timeouts = tuple(model.seconds[state] for state in ("ESTABLISHED", "FIN_WAIT", "UDP"))
+        return [*lines, f"total: {self._counted(model.counters)}", f"timeouts: {timeouts}"]
+
+    def _director_lines(self) -> list[str]:
+        director, lines = self.lvs.director, []
+        protocols: Callable[[int], str] = {packets.TCP: "tcp", packets.UDP: "udp"}.__getitem__
+        services = {
+            (protocols(one.service.protocol), one.service.address, one.service.port): one for one in director.services()
+        }
+        for (protocol, address, port), one in sorted(services.items()):
+            lines.append(f"{protocol} {endpoint(address, port)} {one.service.scheduler}")
+            lines.append("      " + self._counted(one.stats))
+            for place in one.destinations:
+                load = f"{place.active} active {place.inactive} inactive"
+                method = _METHOD_OF[METHOD_NAMES[place.server.method]]
+                lines.append(f"  -> {place.server} {method} weight {place.server.weight}, {load}")
+                lines.append("      " + self._counted(place.stats))
+        found = sorted(
+            director.connections(), key=lambda c: (protocols(c.protocol), (c.caddr, c.cport), (c.vaddr, c.vport))
+        )
+        for c in found:
+            lines.append(
+                f"{protocols(c.protocol)} {endpoint(c.caddr, c.cport)} {endpoint(c.vaddr, c.vport)} -> "
+                f"{endpoint(c.daddr, c.dport)} {_METHOD_OF[METHOD_NAMES[c.method]]} {c.state}, "
+                f"{-(-c.expires // 1000)} s, {c.packets} packets"
+            )
+        totals: Stats = director.totals()
+        return [*lines, f"total: {self._counted(totals)}", f"timeouts: {tuple(director.timeouts())}"]

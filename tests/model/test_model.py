@@ -1,0 +1,286 @@
+"""The real director against the model: random commands and random packets, compared after each.
+
+    client c1, c2  --  director  --  rs1, rs2, rs3      in the namespaces of support/harness.py
+
+The clients and their ports are few, so that connections are met again, retransmitted, reused and collide.
+
+    PYLVS_MODEL_EXAMPLES=5000 pytest tests/model        that many examples, others on each run
+
+A counterexample is a Python program over the rules below, with what the model expected under each packet.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from model.model import Connection, Key
+from model.pair import METHODS, Pair, connection_name, endpoint, host, key, server
+from model.schedulers import SCHEDULERS
+from pylvs.model import real_server, virtual_service
+from support.harness import Harness
+
+EXAMPLES, STEPS = 150, 40
+MAX_SERVICES, MAX_SERVERS = 6, 24
+
+NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:99::1]:80", "udp [fd00:99::1]:53")
+SERVERS = ("rs1:80", "rs2:80", "rs1:8080", "rs3:0")
+FLAGS = ("SYN", "ACK", "FIN+ACK", "RST", "SYN+ACK", "PSH+ACK", "FIN", "SYN+FIN", "SYN+RST", "RST+ACK", "URG", "")
+SECONDS = (1, 2, 10, 11, 29, 30, 59, 60, 61, 119, 120, 150, 240, 299, 300, 600, 901)
+
+service_names = st.sampled_from(NAMES)
+server_names = st.sampled_from(SERVERS)
+clients = st.sampled_from(("c1", "c2"))
+ports = st.sampled_from((1025, 1026, 1027, 20))
+flag_names = st.sampled_from(FLAGS)
+ttls = st.sampled_from((64, 64, 64, 2, 1))
+schedulers = st.sampled_from(sorted(SCHEDULERS))
+methods = st.sampled_from(sorted(METHODS))
+weights = st.sampled_from((1, 2, 3, 0, 4, 6, 100))
+pools = st.dictionaries(server_names, st.tuples(methods, weights), max_size=4)
+
+
+def _name(service: Key) -> str:
+    return f"{service.protocol} {endpoint(service.address, service.port)}"
+
+
+def _present(machine: "DirectorMachine") -> st.SearchStrategy[str]:
+    there = [_name(service) for service in machine.pair.model.services]
+    return st.sampled_from(there * 3 + list(NAMES[:1])) if there else service_names
+
+
+def _open(machine: "DirectorMachine") -> st.SearchStrategy[str]:
+    return st.sampled_from(sorted(connection_name(conn) for conn in machine.pair.model.connections))
+
+
+def _there(machine: "DirectorMachine") -> st.SearchStrategy[tuple[str, str]]:
+    """A service and one of its real servers, most often."""
+    found = [
+        (_name(service.key), name)
+        for service in machine.pair.model.services.values()
+        for name in SERVERS
+        if any((one.address, one.port) == server(name, one.address) for one in service.servers)
+    ]
+    return st.sampled_from(found * 3 + [(NAMES[0], SERVERS[0])])
+
+
+def _gone(machine: "DirectorMachine") -> st.SearchStrategy[tuple[str, str]]:
+    """A real server in the trash, and its service."""
+    return st.sampled_from([
+        (_name(one.service.key), name)
+        for one in machine.pair.model.trash
+        for name in SERVERS
+        if (one.address, one.port) == server(name, one.address)
+    ])  # fmt: skip
+
+
+present = st.runner().flatmap(_present)
+connections = st.runner().flatmap(_open)
+places = st.runner().flatmap(_there)
+trashed = st.runner().flatmap(_gone)
+
+
+class DirectorMachine(RuleBasedStateMachine):
+    """Everything that happens to the pair."""
+
+    def __init__(self, lvs: Harness):
+        super().__init__()
+        self.pair = Pair(lvs)
+
+    def _conn(self, name: str) -> Connection:
+        return next(conn for conn in self.pair.model.connections if connection_name(conn) == name)
+
+    def _has_connections(self) -> bool:
+        return bool(self.pair.model.connections)
+
+    @invariant()
+    def remark(self) -> None:
+        for line in self.pair.remarks:
+            note(f"        # {line}")
+        self.pair.remarks.clear()
+
+    def teardown(self) -> None:
+        self.remark()
+
+    # ---- packets ----
+
+    @rule(service=present, client=clients, port=ports, flags=st.just("SYN") | flag_names, ttl=ttls)
+    def client_begins(self, service: str, client: str, port: int, flags: str, ttl: int) -> None:
+        to = key(service)
+        flags = flags if to.protocol == "tcp" else ""
+        self.pair.send(to.protocol, host(client, to.address), port, to.address, to.port, flags, ttl)
+
+    @rule(service=present, client=clients, port=ports)
+    def handshake(self, service: str, client: str, port: int) -> None:
+        to = key(service)
+        name = f"{to.protocol} {client}:{port} {endpoint(to.address, to.port)}"
+        for who, flags in (("client", "SYN"), ("server", "SYN+ACK"), ("client", "ACK")):
+            if who == "client":
+                flags = flags if to.protocol == "tcp" else ""
+                self.pair.send(to.protocol, host(client, to.address), port, to.address, to.port, flags)
+            elif any(connection_name(conn) == name for conn in self.pair.model.connections):
+                self._server_says(name, flags)
+
+    @precondition(_has_connections)
+    @rule(connection=connections, flags=flag_names, ttl=ttls, size=st.sampled_from((0, 1, 200)))
+    def client_says(self, connection: str, flags: str, ttl: int, size: int) -> None:
+        conn = self._conn(connection)
+        flags = flags if conn.protocol == "tcp" else ""
+        self.pair.send(conn.protocol, *conn.client, *conn.virtual, flags, ttl, size)
+
+    @precondition(_has_connections)
+    @rule(connection=connections, flags=flag_names, ttl=ttls, size=st.sampled_from((0, 1, 200)))
+    def server_says(self, connection: str, flags: str, ttl: int, size: int) -> None:
+        """Behind NAT it speaks for itself; otherwise as the VIP, and the packet happens to pass the director."""
+        self._server_says(connection, flags, ttl, size)
+
+    def _server_says(self, connection: str, flags: str, ttl: int = 64, size: int = 0) -> None:
+        conn = self._conn(connection)
+        flags = flags if conn.protocol == "tcp" else ""
+        self.pair.send(conn.protocol, *conn.replies_from, *conn.client, flags, ttl, size)
+
+    @precondition(_has_connections)
+    @rule(connection=connections, first=st.sampled_from(("client", "server")))
+    def close(self, connection: str, first: str) -> None:
+        for who in (first, "server" if first == "client" else "client"):
+            self.client_says(connection, "FIN+ACK", 64, 0) if who == "client" else self._server_says(
+                connection, "FIN+ACK"
+            )
+
+    @rule(service=service_names, client=clients, port=ports, flags=flag_names, to_port=st.sampled_from((81, 20, 1025)))
+    def client_asks_elsewhere(self, service: str, client: str, port: int, flags: str, to_port: int) -> None:
+        """The VIP, but a port that no service has."""
+        to = key(service)
+        flags = flags if to.protocol == "tcp" else ""
+        self.pair.send(to.protocol, host(client, to.address), port, to.address, to_port, flags)
+
+    @rule(service=service_names, server_name=server_names, client=clients, port=ports, flags=flag_names)
+    def server_speaks_up(self, service: str, server_name: str, client: str, port: int, flags: str) -> None:
+        """To a client that may never have asked."""
+        of = key(service)
+        address, server_port = server(server_name, of.address)
+        flags = flags if of.protocol == "tcp" else ""
+        self.pair.send(of.protocol, address, server_port or of.port, host(client, of.address), port, flags)
+
+    # ---- commands ----
+
+    @initialize(service=service_names, scheduler=schedulers, pool=pools)
+    def begin(self, service: str, scheduler: str, pool: dict[str, tuple[str, int]]) -> None:
+        self.add_service(service, scheduler, pool)
+
+    @rule(service=service_names, scheduler=schedulers, pool=pools)
+    def add_service(self, service: str, scheduler: str, pool: dict[str, tuple[str, int]]) -> None:
+        self.pair.command("add_service", key(service), scheduler)
+        for name, (method, weight) in pool.items():
+            self.add_server(service, name, method, weight)
+
+    @rule(service=present, scheduler=schedulers)
+    def edit_service(self, service: str, scheduler: str) -> None:
+        self.pair.command("edit_service", key(service), scheduler)
+
+    @rule(service=present)
+    def delete_service(self, service: str) -> None:
+        self.pair.command("delete_service", key(service))
+
+    @rule(service=present, server_name=server_names, method=methods, weight=weights)
+    def add_server(self, service: str, server_name: str, method: str, weight: int) -> None:
+        self._add_server(service, server_name, method, weight)
+
+    @precondition(lambda self: self.pair.model.trash)
+    @rule(place=trashed, method=methods, weight=weights)
+    def add_server_again(self, place: tuple[str, str], method: str, weight: int) -> None:
+        self._add_server(*place, method, weight)
+
+    def _add_server(self, service: str, server_name: str, method: str, weight: int) -> None:
+        to = key(service)
+        place = server(server_name, to.address)
+        waiting = self.pair.model.trashed(to, *place)
+        if waiting and self.pair.model.fate(waiting) == "open":
+            return  # whether its counters come back depends on when the kernel last looked
+        self.pair.command("add_server", to, *place, method, weight)
+
+    @rule(place=places, method=methods, weight=weights)
+    def edit_server(self, place: tuple[str, str], method: str, weight: int) -> None:
+        service, name = place
+        to = key(service)
+        self.pair.command("edit_server", to, *server(name, to.address), method, weight)
+
+    @rule(place=places)
+    def delete_server(self, place: tuple[str, str]) -> None:
+        service, name = place
+        to = key(service)
+        self.pair.command("delete_server", to, *server(name, to.address))
+
+    @rule(service=st.none() | present)
+    def zero(self, service: str | None) -> None:
+        self.pair.command("zero", key(service) if service else None)
+
+    @rule(seconds=st.tuples(*[st.sampled_from((0, 1, 30, 1000))] * 3))
+    def set_timeouts(self, seconds: tuple[int, int, int]) -> None:
+        self.pair.command("set_timeouts", *seconds)
+
+    @rule(mode=st.sampled_from((1, 0, 2, 3)))
+    def set_reuse_mode(self, mode: int) -> None:
+        self.pair.set_reuse_mode(mode)
+
+    @rule(services=st.lists(st.tuples(service_names, schedulers), max_size=2))
+    def flush(self, services: list[tuple[str, str]]) -> None:
+        """Everything goes, and perhaps something of it returns."""
+        self.pair.command("flush")
+        for service, scheduler in services:
+            self.pair.command("add_service", key(service), scheduler)
+
+    # ---- time ----
+
+    @rule(seconds=st.sampled_from(SECONDS))
+    def time_passes(self, seconds: int) -> None:
+        self.pair.advance(seconds)
+
+    @precondition(_has_connections)
+    @rule(connection=connections, early=st.sampled_from((1, 0)))
+    def time_passes_until_the_end_of(self, connection: str, early: int) -> None:
+        self.pair.advance(max(self._conn(connection).expires - self.pair.model.now - early, 0))
+
+
+def _settings() -> dict[str, Any]:
+    examples = os.environ.get("PYLVS_MODEL_EXAMPLES")
+    return {
+        "max_examples": int(examples or EXAMPLES),
+        "derandomize": examples is None,
+        "print_blob": examples is not None,
+        "stateful_step_count": STEPS,
+        "deadline": None,
+        "database": None,
+        "report_multiple_bugs": False,
+        "suppress_health_check": list(HealthCheck),
+    }
+
+
+@pytest.fixture
+def lvs() -> Iterator[Harness]:
+    """A director with little room, all of which has been used before: so that each example finds it the same, and
+    numbers that had another owner are given out from the first."""
+    if os.geteuid() != 0:
+        pytest.skip("loading the packet path needs root")
+    with Harness(max_services=MAX_SERVICES, max_dests=MAX_SERVERS) as harness:
+        director = harness.director
+        for number in range(MAX_SERVICES):
+            director.add_service(virtual_service("10.99.9.9", number + 1))
+        for number in range(MAX_SERVERS):
+            director.add_destination(virtual_service("10.99.9.9", 1), real_server("10.2.9.9", number + 1))
+        yield harness
+
+
+def test_the_director_does_what_the_model_does(lvs: Harness) -> None:
+    run_state_machine_as_test(lambda: DirectorMachine(lvs), settings=settings(**_settings()))
