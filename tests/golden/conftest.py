@@ -1,4 +1,4 @@
-"""A director for the recordings: the topology in which the real one was recorded, fresh from load for each case."""
+"""A director in the topology in which the real one was recorded, with nothing known yet in each case."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def lvs(recorded_network: Harness) -> Iterator[Harness]:
     """A director that knows nothing yet; the test is in its network namespace."""
     recorded_network.enter()
     try:
-        recorded_network.reload()
+        recorded_network.reset()
         yield recorded_network
     finally:
         recorded_network.leave()

@@ -1,4 +1,4 @@
-"""A director for the packet tests: one network namespace for all of them, and a director fresh from load for each."""
+"""A director for the packet tests: one network namespace for all of them, and nothing known yet in each."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def lvs(packet_network: Harness) -> Iterator[Harness]:
     """A director that knows nothing yet; the test is in its network namespace."""
     packet_network.enter()
     try:
-        packet_network.reload()
+        packet_network.reset()
         yield packet_network
     finally:
         packet_network.leave()

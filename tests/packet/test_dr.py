@@ -1,10 +1,13 @@
 """LVS-DR: a request goes to the real server's link-layer address, unchanged but for its TTL. Replies go elsewhere, and
 if they pass the director after all they are counted and left alone."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
+from pylvs.datapath import netlink
+from pylvs.lab.waiting import wait_for
 from support.harness import MACS, Harness, ip
 from support.packets import DESTINATION, TCP, dissect, tcp_packet, wrong_sums
 from support.talk import IPV4, IPV6, Family, Talk
@@ -89,6 +92,7 @@ def test_weight_and_method_of_new_connections_only(lvs: Harness, family: Family)
 @pytest.fixture
 def local_server(lvs: Harness) -> Iterator[Harness]:
     ip("addr add 10.0.2.55/32 dev d1\naddr add fd00:a2::55/128 dev d1 nodad")
+    wait_for(lambda: netlink.kind_of(socket.AF_INET6, "fd00:a2::55") == netlink.LOCAL, "the address to be in use")
     yield lvs
     ip("addr del 10.0.2.55/32 dev d1\naddr del fd00:a2::55/128 dev d1")
 

@@ -21,6 +21,7 @@ The namespaces have no name: they are gone when the process is, however it ends.
 
 import ctypes
 import io
+import mmap
 import os
 import socket
 import struct
@@ -33,6 +34,7 @@ from pylvs.datapath import _layout, bpffs, syscall
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import CONN, REASONS
+from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.services import ServiceTable
 from pylvs.director import Director
 from pylvs.ipvsadm.commands import Shell
@@ -103,6 +105,71 @@ def _sysctl(name: str, value: str) -> None:
         file.write(value)
 
 
+class _Maps:
+    """All that a director knows, as it was right after loading: putting that back is 30 times as fast as loading."""
+
+    _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _QUEUE = 1, 2, 6, 9, 22
+    _MAPPABLE = 1 << 10
+    _LOOKUP_AND_DELETE = 21
+
+    def __init__(self, directory: str):
+        self._arrays: list[tuple[mmap.mmap, bytes]] = []
+        self._hashes: list[tuple[int, dict[bytes, bytes], int, int]] = []
+        self._counters: list[tuple[int, int, bytes]] = []
+        self._queues: list[tuple[int, int]] = []
+        for name in os.listdir(directory):
+            fd = syscall.get(f"{directory}/{name}")
+            kind, _, key, value, entries, flags = struct.unpack_from("=IIIIII", syscall.info(fd))
+            if kind == self._ARRAY and flags & self._MAPPABLE:
+                memory = mmap.mmap(fd, -(-value * entries // mmap.PAGESIZE) * mmap.PAGESIZE)
+                self._arrays.append((memory, memory[:]))
+            elif kind in (self._HASH, self._LRU_HASH):
+                self._hashes.append((fd, self._items(fd, key, value), key, value))
+                continue
+            elif kind == self._PERCPU_ARRAY:
+                self._counters.append((fd, entries, bytes(-(-value // 8) * 8 * possible_cpus())))
+                continue
+            elif kind == self._QUEUE:
+                self._queues.append((fd, value))
+                continue
+            else:
+                assert name == "ticker", f"who puts {name} back?"  # the timer goes on
+            os.close(fd)
+
+    @staticmethod
+    def _items(fd: int, key: int, value: int) -> dict[bytes, bytes]:
+        found = {}
+        for one in syscall.map_keys(fd, key):
+            content = syscall.map_lookup(fd, one, value)
+            if content is not None:
+                found[one] = content
+        return found
+
+    def put_back(self) -> None:
+        for memory, content in self._arrays:
+            memory[:] = content
+        for fd, content, key, value in self._hashes:
+            now = self._items(fd, key, value)
+            for one in now.keys() - content.keys():
+                syscall.map_delete(fd, one)
+            for one in content.keys() - {k for k in now if now[k] == content.get(k)}:
+                syscall.map_update(fd, one, content[one])
+        for fd, entries, nothing in self._counters:
+            for number in range(entries):
+                syscall.map_update(fd, struct.pack("=I", number), nothing)
+        for fd, value in self._queues:
+            room = ctypes.create_string_buffer(value)
+            attributes = struct.pack("=I4xQQQ", fd, 0, ctypes.addressof(room), 0)
+            while not _libc.syscall(syscall._NUMBER, self._LOOKUP_AND_DELETE, attributes, len(attributes)):
+                pass
+
+    def close(self) -> None:
+        for memory, _ in self._arrays:
+            memory.close()
+        for fd, *_ in (*self._hashes, *self._counters, *self._queues):
+            os.close(fd)
+
+
 class Result(NamedTuple):
     """What became of a packet."""
 
@@ -162,6 +229,7 @@ class Harness:
         self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._loaded = False
         self._program = -1
+        self._maps: _Maps | None = None
         try:
             self._peers = _unshare_net()
             self._network = _unshare_net()
@@ -245,10 +313,13 @@ class Harness:
         bits, services, dests = self._sizes
         datapath.load(conn_bits or bits, services, dests).close()
         self._loaded = True
+        self._open()
+        self._program = self.instance.program("ingress")
+
+    def _open(self) -> None:
         self.director = Director()
         assert self.director.instance is not None
         self.instance = self.director.instance
-        self._program = self.instance.program("ingress")
 
     def unload(self) -> None:
         """Remove it with all that it knew."""
@@ -261,6 +332,20 @@ class Harness:
             os.close(self._program)
             self._program = -1
             self.director.close()
+        if self._maps is not None:
+            self._maps.close()
+            self._maps = None
+
+    def reset(self) -> None:
+        """A director that knows nothing of what was before: the same programs, and what the maps held after loading."""
+        if self._maps is None:
+            self.reload()
+            self._maps = _Maps(f"{self.instance.path}/maps")
+            return
+        self.sweep()  # so that the timer has nothing in hand
+        self._maps.put_back()
+        self.director.close()
+        self._open()
 
     def reload(self, conn_bits: int | None = None) -> None:
         """A director that knows nothing of what was before."""
