@@ -236,6 +236,9 @@ class Model:
         for state, seconds in (("ESTABLISHED", established), ("FIN_WAIT", fin_wait), ("UDP", udp)):
             self.seconds[state] = seconds or self.seconds[state]
 
+    def set_reuse_mode(self, mode: int) -> None:
+        self.reuse_mode = mode
+
     def _service(self, key: Key) -> Service:
         if key not in self.services:
             raise Refused("no service")

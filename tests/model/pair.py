@@ -158,8 +158,7 @@ class Pair:
     def _set_timeouts(self, established: int, fin_wait: int, udp: int) -> None:
         self.lvs.director.set_timeouts(Timeouts(established, fin_wait, udp))
 
-    def set_reuse_mode(self, mode: int) -> None:
-        self.model.reuse_mode = mode
+    def _set_reuse_mode(self, mode: int) -> None:
         self.lvs.set(conn_reuse_mode=mode)
 
     def advance(self, seconds: int) -> None:
