@@ -48,7 +48,7 @@ class _Library:
 
     def _keep(self, level: int, form: bytes, arguments: int) -> int:
         if level <= 1:
-            buffer = ctypes.create_string_buffer(8192)
+            buffer = ctypes.create_string_buffer(1 << 20)  # the verifier says what is wrong at the end of a long log
             ctypes.CDLL(None).vsnprintf(buffer, len(buffer), form, ctypes.c_void_p(arguments))
             self.log.append(buffer.value.decode(errors="replace").strip())
         return 0

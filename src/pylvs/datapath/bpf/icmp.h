@@ -61,7 +61,7 @@ static __always_inline int peer_allows(const struct packet *p, __u64 now)
 /* The sum over the quoted packet. Of a merged packet (gso_size) the transport checksum is still to be finished on the
  * way out, from the transport header to the end: that part will then sum up to the complement of what the field
  * holds now. */
-static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet *p, __u32 quote, __s64 *sum)
+static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet *p, __u32 quote, __u64 *sum)
 {
 	__u32 size = skb->gso_size ? p->l4 - ETH_LEN : quote, left;
 	__u8 *buffer = at(&scratch, 0);
@@ -69,6 +69,7 @@ static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet 
 
 	if (!buffer || size < 4 || size > ICMPV6_QUOTE)
 		return 0;
+	size = within(size, SCRATCH);
 	if (bpf_skb_load_bytes(skb, ETH_LEN, buffer, size))
 		return 0;
 	__builtin_memset(buffer + size, 0, 4);
@@ -80,7 +81,8 @@ static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet 
 		left = size - i * QUOTE_CHUNK;
 		if (left > QUOTE_CHUNK)
 			left = QUOTE_CHUNK;
-		*sum = bpf_csum_diff(NULL, 0, (__be32 *)(buffer + i * QUOTE_CHUNK), left, *sum);
+		left = within(left, QUOTE_CHUNK);
+		*sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)(buffer + i * QUOTE_CHUNK), left, *sum);
 	}
 	if (skb->gso_size) {
 		if (bpf_skb_load_bytes(skb, p->l4 + (p->tuple.protocol == IPPROTO_TCP ? 16 : 6), &pending, 2))
@@ -91,7 +93,7 @@ static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet 
 }
 
 static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packet *p, __u8 type, __u8 code, __u32 mtu,
-				       __u32 quote, __s64 sum)
+				       __u32 quote, __u64 sum)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + ETH_LEN;
@@ -114,17 +116,17 @@ static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packe
 	ip->check = ~fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
 	icmp[0] = bpf_htonl((__u32)type << 24 | (__u32)code << 16);
 	icmp[1] = bpf_htonl(mtu);
-	((__u16 *)icmp)[1] = ~fold((__u64)(__u32)sum + icmp[0] + icmp[1]);
+	((__u16 *)icmp)[1] = ~fold(sum + icmp[0] + icmp[1]);
 	return 1;
 }
 
 static __always_inline int icmp6_write(struct __sk_buff *skb, const struct packet *p, const union address *from,
-				       __u8 type, __u8 code, __u32 mtu, __u32 quote, __s64 sum)
+				       __u8 type, __u8 code, __u32 mtu, __u32 quote, __u64 sum)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_LEN;
 	__u32 *word = (void *)(ip + 1);
-	__u64 total = (__u32)sum;
+	__u64 total = sum;
 
 	if ((void *)(word + 2) > end)
 		return 0;
@@ -169,7 +171,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	__u32 quote, limit;
 	enum routed routed;
 	__u8 type, code;
-	__s64 sum = 0;
+	__u64 sum = 0;
 	int ipv6;
 
 	if (!p || !rt)

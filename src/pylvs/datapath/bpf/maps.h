@@ -33,8 +33,9 @@ MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0);
 MAP(own_addresses, BPF_MAP_TYPE_HASH, struct own_address, union address, 1024, 0);
 
 /* Room to look at a piece of a packet in. */
+enum { SCRATCH = 2048, SCRATCH_PADDING = 8 };
 struct scratch_bytes {
-	__u8 byte[1536];
+	__u8 byte[SCRATCH + SCRATCH_PADDING];
 };
 MAP(scratch, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch_bytes, 1, 0);
 
@@ -48,4 +49,12 @@ struct {
 static __always_inline void *at(void *map, __u32 number)
 {
 	return bpf_map_lookup_elem(map, &number);
+}
+
+/* A size that is known to be 1..most (a power of two), in a form that every verifier understands: what compilers make
+ * of an ordinary comparison the one of Linux 6.1 does not always follow. */
+static __always_inline __u32 within(__u32 size, __u32 most)
+{
+	barrier_var(size);
+	return ((size - 1) & (most - 1)) + 1;
 }

@@ -22,7 +22,7 @@ static long udp_sum_step(__u64 i, struct udp_sum *u)
 
 	if (!buffer || !size)
 		return 1;
-	size = ((size - 1) & (UDP_CHUNK - 1)) + 1;	/* changes nothing, but the verifier of Linux 6.1 understands it */
+	size = within(size, UDP_CHUNK);
 	if (bpf_skb_load_bytes(u->skb, u->at, buffer, size))
 		return 1;
 	if (size < UDP_CHUNK)
