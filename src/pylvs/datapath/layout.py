@@ -35,19 +35,17 @@ class Layout:
         values = form.unpack_from(buffer, number * self.size + offset)
         return values[0] if len(values) == 1 else values
 
-    def put(self, buffer: Buffer, number: int, name: str, value: Any) -> None:
-        """Set one member in place. Up to eight aligned bytes are one store: other readers see old or new."""
+    def place(self, name: str) -> tuple[int, str, int]:
+        """Where a member lies: (offset in the record, `struct` format, bytes)."""
         offset, form = self._members[name]
-        if isinstance(value, (tuple, list)):
-            form.pack_into(buffer, number * self.size + offset, *value)
-        else:
-            form.pack_into(buffer, number * self.size + offset, value)
+        return offset, form.format[1:], form.size
 
     def pack(self, **values: Any) -> bytes:
         """A whole record; what is not given is zero."""
         record = bytearray(self.size)
         for name, value in values.items():
-            self.put(record, 0, name, value)
+            offset, form = self._members[name]
+            form.pack_into(record, offset, *(value if isinstance(value, (tuple, list)) else (value,)))
         return bytes(record)
 
     def unpack(self, buffer: Buffer, number: int = 0) -> tuple:

@@ -26,14 +26,26 @@ class SharedArray:
         # the kernel hands out whole pages
         length = -(-self.entries * size // mmap.PAGESIZE) * mmap.PAGESIZE
         self.memory = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        # struct.pack_into clears the place before it writes: packets would see the zero in between. An item of a
+        # memoryview is one store.
+        view = memoryview(self.memory)
+        self._words = {"B": view, "H": view.cast("H"), "I": view.cast("I"), "i": view.cast("i"), "Q": view.cast("Q")}
 
     def get(self, number: int, name: str) -> Any:
         """One member of one record."""
         return self.layout.get(self.memory, number, name)
 
     def put(self, number: int, name: str, value: Any) -> None:
-        """Set one member of one record."""
-        self.layout.put(self.memory, number, name, value)
+        """Set one member of one record. A number is one store: other readers see it old or new, and nothing else."""
+        offset, form, size = self.layout.place(name)
+        at = number * self.layout.size + offset
+        if isinstance(value, int):
+            self._words[form][at // size] = value
+        else:
+            packed = value if isinstance(value, bytes) else struct.pack(f"={form}", *value)
+            if len(packed) != size:
+                raise ValueError(f"{name} is {size} bytes, not {len(packed)}")
+            self.memory[at : at + size] = packed
 
     def write(self, number: int, record: bytes) -> None:
         """Set whole records from `number` on. Not one step: only for what nobody reads yet."""
@@ -46,6 +58,8 @@ class SharedArray:
         return self.memory[at : at + count * self.layout.size]
 
     def close(self) -> None:
+        for words in self._words.values():
+            words.release()
         self.memory.close()
 
 
