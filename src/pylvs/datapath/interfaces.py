@@ -70,6 +70,12 @@ def detach(directory: str, ifindex: int) -> bool:
     path = f"{directory}/{ifindex}"
     _note(f"{path}x")
     if os.path.exists(path):
+        link = syscall.get(path)
+        try:
+            if syscall.link_ifindex(link):
+                syscall.link_detach(link)  # the kernel lets go of a removed pin only after a while
+        finally:
+            os.close(link)
         os.unlink(path)
         return True
     if os.path.isdir(f"{path}c"):

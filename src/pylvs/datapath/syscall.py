@@ -110,6 +110,11 @@ def link_update(link: int, program: int) -> None:
     _bpf(_LINK_UPDATE, _buffer(struct.pack("=IIII", link, program, 0, 0)))
 
 
+def link_detach(link: int) -> None:
+    """Take a link's program off its interface, now; the link itself goes with its last descriptor and pin."""
+    _bpf(_LINK_DETACH, _buffer(struct.pack("=I", link)))
+
+
 def link_ifindex(link: int) -> int:
     """The interface that a tcx link is attached to; 0 when the interface is gone."""
     return int(struct.unpack_from("=I", info(link), 16)[0])
