@@ -324,6 +324,9 @@ class Harness:
     def unload(self) -> None:
         """Remove it with all that it knew."""
         self._let_go()
+        if self._maps is not None:
+            self._maps.close()
+            self._maps = None
         datapath.unload()
         self._loaded = False
 
@@ -332,9 +335,6 @@ class Harness:
             os.close(self._program)
             self._program = -1
             self.director.close()
-        if self._maps is not None:
-            self._maps.close()
-            self._maps = None
 
     def reset(self) -> None:
         """A director that knows nothing of what was before: the same programs, and what the maps held after loading."""
