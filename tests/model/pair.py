@@ -6,14 +6,13 @@ the service is. What both know is written down as lines of text, and what is rep
 The clock. The director's runs on by itself, the model's does not: what both have passed since the beginning differs
 by the little time that the test takes. As everything happens at whole seconds of the model's clock and the difference
 never shrinks, the director ends a connection at the very step at which the model does, as long as the difference stays
-below a second. If it ever does not, the rest of the example says nothing and is given up.
+below a second. If it ever does not, the machine was busy: the rest of the example is played but says nothing. (It
+cannot be broken off: what Hypothesis draws must not depend on such things.)
 """
 
 import difflib
 from collections.abc import Callable
 from typing import Any
-
-from hypothesis import reject
 
 from model.model import Connection, Key, Model, Outcome, Packet, Refused
 from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
@@ -191,7 +190,8 @@ class Pair:
         result = arrive(raw)
         self._note_shadows(before)
         outcome = self._outcome(packet, result, payload)
-        assert outcome == expected, f"the model says {self._say(expected)}, the director says {self._say(outcome)}"
+        same = outcome == expected or not self.in_time()
+        assert same, f"the model says {self._say(expected)}, the director says {self._say(outcome)}"
         self.compare()
 
     def _comparable(self, packet: Packet) -> bool:
@@ -244,18 +244,15 @@ class Pair:
     # ---- comparison ----
 
     def compare(self) -> None:
-        """Both know the same.
-
-        Raises:
-            UnsatisfiedAssumption: it took so long that it cannot be told.
-        """
-        drift = self.lvs.instance.now() - self._began - self.model.now * 1_000_000_000
+        """Both know the same."""
         model, director = self._model_lines(), self._director_lines()
-        if drift > LATE:
-            reject()
-        if model != director:
+        if model != director and self.in_time():
             difference = difflib.unified_diff(model, director, "the model", "the director", lineterm="", n=100)
             raise AssertionError("\n".join(["they differ", *difference]))
+
+    def in_time(self) -> bool:
+        """Can the two still be compared?"""
+        return bool(self.lvs.instance.now() - self._began - self.model.now * 1_000_000_000 < LATE)
 
     @staticmethod
     def _counted(c: Any) -> str:

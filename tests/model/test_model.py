@@ -10,6 +10,7 @@ A counterexample is a Python program over the rules below, with what the model e
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,8 +98,9 @@ trashed = st.runner().flatmap(_gone)
 class DirectorMachine(RuleBasedStateMachine):
     """Everything that happens to the pair."""
 
-    def __init__(self, lvs: Harness):
+    def __init__(self, lvs: Harness, played: Counter[str]):
         super().__init__()
+        self.played = played
         self.pair = Pair(lvs)
 
     def _conn(self, name: str) -> Connection:
@@ -121,6 +123,7 @@ class DirectorMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.remark()
+        self.played["in time" if self.pair.in_time() else "too slowly"] += 1
 
     # ---- packets: most of what happens, so most of the rules ----
 
@@ -314,4 +317,6 @@ def lvs() -> Iterator[Harness]:
 
 
 def test_the_director_does_what_the_model_does(lvs: Harness) -> None:
-    run_state_machine_as_test(lambda: DirectorMachine(lvs), settings=settings(**_settings()))
+    played: Counter[str] = Counter()
+    run_state_machine_as_test(lambda: DirectorMachine(lvs, played), settings=settings(**_settings()))
+    assert played["in time"] > played["too slowly"], f"the machine was too busy to compare anything: {played}"
