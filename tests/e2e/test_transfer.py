@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.datapath import instance
 from pylvs.lab import Lab, wait_for
 from pylvs.lab.servers import BIG_SIZE
 
@@ -77,6 +78,26 @@ def test_weight_0_keeps_old_connections_and_takes_no_new_ones(
     assert download.running(), "the transfer was meant to outlast the change"
     assert service.counts()["rs1"].active == 1
     download.finish()
+
+
+def test_programs_are_replaced_in_the_middle_of_a_transfer(any_lab: Lab, method: str, tmp_path: Path) -> None:
+    """New programs take over the maps and the links; no packet meets an interface without one."""
+    service = Service(any_lab, method).add("rs1")
+    downloads = [service.download(tmp_path / "fast"), service.download(tmp_path / "slow", rate="4m")]
+    downloads[1].wait_until(STARTED)
+    with any_lab.enter("director"):
+        running = instance.find()
+        assert running is not None
+        before = running.runtime.get(0, "conns")
+        for _ in range(3):
+            with running.locked():
+                running.replace_programs()
+        assert running.runtime.get(0, "conns") == before
+        running.close()
+    assert downloads[1].running(), "the transfer was meant to outlast the change"
+    for download in downloads:
+        download.finish()
+    assert service.traffic()["rs1"].conns == len(downloads)
 
 
 @pytest.mark.parametrize("path", ["service", "everything"])
