@@ -34,6 +34,7 @@ $(LAYOUT): hatch_build.py $(BPF) | deps
 bpf: $(LAYOUT)
 
 bench: setup
+	@.ci/deps bench
 	$(BIN)/python -m bench
 
 lint: setup $(VENV)/.test
