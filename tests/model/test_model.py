@@ -27,13 +27,22 @@ from hypothesis.stateful import (
 )
 
 from model.model import Connection, Key
-from model.pair import METHODS, Pair, connection_name, endpoint, host, key, server
+from model.pair import (
+    MAX_SERVERS,
+    MAX_SERVICES,
+    METHODS,
+    Pair,
+    connection_name,
+    endpoint,
+    host,
+    key,
+    server,
+    use_all_numbers,
+)
 from model.schedulers import SCHEDULERS
-from pylvs.model import real_server, virtual_service
 from support.harness import Harness
 
 EXAMPLES, STEPS = 250, 40
-MAX_SERVICES, MAX_SERVERS = 6, 24
 
 NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:99::1]:80", "udp [fd00:99::1]:53")
 SERVERS = ("rs1:80", "rs2:80", "rs1:8080", "rs3:0")
@@ -115,14 +124,17 @@ class DirectorMachine(RuleBasedStateMachine):
     def _has_servers(self) -> bool:
         return any(service.servers for service in self.pair.model.services.values())
 
+    @precondition(lambda self: self.pair.remarks)
     @invariant()
-    def remark(self) -> None:
+    def as_expected(self) -> None:
+        """What the model expected of the last step, for the reader of a counterexample."""
         for line in self.pair.remarks:
             note(f"        # {line}")
         self.pair.remarks.clear()
 
     def teardown(self) -> None:
-        self.remark()
+        self.as_expected()
+        self.pair.end()
         self.played["in time" if self.pair.in_time() else "too slowly"] += 1
 
     # ---- packets: most of what happens, so most of the rules ----
@@ -150,13 +162,21 @@ class DirectorMachine(RuleBasedStateMachine):
             self._client_says(service, f"c{11 + number}", 1025, "SYN")
 
     @precondition(_has_services)
-    @rule(service=present, client=clients, port=ports)
-    def handshake(self, service: str, client: str, port: int) -> None:
+    @rule(client=clients, port=ports)
+    def client_opens_all(self, client: str, port: int) -> None:
+        """From one port to every service: behind NAT they may share a real server."""
+        for service in list(self.pair.model.services):
+            self._client_says(_name(service), client, port, "SYN")
+
+    @precondition(_has_services)
+    @rule(service=present, client=clients, port=ports, one_sided=st.booleans())
+    def handshake(self, service: str, client: str, port: int, one_sided: bool) -> None:
         self._client_says(service, client, port, "SYN")
         name = f"{service.split()[0]} {client}:{port} {service.split()[1]}"
         conn = next((conn for conn in self.pair.model.connections if connection_name(conn) == name), None)
         if conn:
-            self._server_says(conn, "SYN+ACK")
+            if not one_sided:
+                self._server_says(conn, "SYN+ACK")
             self._client_says(service, client, port, "ACK")
 
     @precondition(_has_services)
@@ -191,13 +211,18 @@ class DirectorMachine(RuleBasedStateMachine):
         self._server_says(self._conn(connection), flags, ttl, size)
 
     @precondition(_has_connections)
-    @rule(connection=connections, who=st.sampled_from(("client", "server", "both")), again=st.booleans())
-    def close(self, connection: str, who: str, again: bool) -> None:
+    @rule(
+        connection=connections,
+        order=st.sampled_from((("client",), ("client", "server"), ("server",), ("server", "client"))),
+        again=st.booleans(),
+    )
+    def close(self, connection: str, order: tuple[str, ...], again: bool) -> None:
         """And perhaps the client returns at once, from the same port."""
-        if who != "client":
-            self._server_says(self._conn(connection), "FIN+ACK")
-        if who != "server":
-            self.client_says(connection, "FIN+ACK", 64, 0)
+        for who in order:
+            if who == "client":
+                self.client_says(connection, "FIN+ACK", 64, 0)
+            else:
+                self._server_says(self._conn(connection), "FIN+ACK")
         if again:
             self.client_says(connection, "SYN", 64, 0)
 
@@ -264,6 +289,13 @@ class DirectorMachine(RuleBasedStateMachine):
         to = key(service)
         self.pair.command("delete_server", to, *server(name, to.address))
 
+    @precondition(_has_servers)
+    @rule(place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights)
+    def server_is_away(self, place: tuple[str, str], seconds: int, method: str, weight: int) -> None:
+        self.delete_server(place)
+        self.pair.advance(seconds)
+        self._add_server(*place, method, weight)
+
     @precondition(_has_services)
     @rule(
         command=st.tuples(st.just("zero"), st.none() | present)
@@ -276,6 +308,20 @@ class DirectorMachine(RuleBasedStateMachine):
         self.pair.command(name, *[key(word) if isinstance(word, str) else word for word in words])
 
     # ---- time ----
+
+    @precondition(_has_connections)
+    @rule(connection=connections, who=st.sampled_from(("client", "server")), flags=st.sampled_from(("SYN", "ACK")))
+    def packet_at_the_very_end_of(self, connection: str, who: str, flags: str) -> None:
+        """Its time is over, but nobody has cleared it away yet."""
+        conn = self._conn(connection)
+        if sum(other.expires == conn.expires for other in self.pair.model.connections) > 1:
+            return  # the others would still be counted
+        self.pair.advance_unswept(conn.expires - self.pair.model.now)
+        flags = flags if conn.protocol == "tcp" else ""
+        if who == "client":
+            self.pair.send(conn.protocol, *conn.client, *conn.virtual, flags)
+        else:
+            self._server_says(conn, flags)
 
     @rule(seconds=st.sampled_from(SECONDS))
     def time_passes(self, seconds: int) -> None:
@@ -303,16 +349,10 @@ def _settings() -> dict[str, Any]:
 
 @pytest.fixture
 def lvs() -> Iterator[Harness]:
-    """A director with little room, all of which has been used before: so that each example finds it the same, and
-    numbers that had another owner are given out from the first."""
     if os.geteuid() != 0:
         pytest.skip("loading the packet path needs root")
     with Harness(max_services=MAX_SERVICES, max_dests=MAX_SERVERS) as harness:
-        director = harness.director
-        for number in range(MAX_SERVICES):
-            director.add_service(virtual_service("10.99.9.9", number + 1))
-        for number in range(MAX_SERVERS):
-            director.add_destination(virtual_service("10.99.9.9", 1), real_server("10.2.9.9", number + 1))
+        use_all_numbers(harness)
         yield harness
 
 
