@@ -1,5 +1,6 @@
 """What is counted, for whom, and what the rates make of it (facts 8)."""
 
+from pylvs.lab.waiting import wait_for
 from support.harness import SERVER, Harness, frame
 from support.packets import TCP, UDP
 from support.talk import IPV4, Family, Talk
@@ -105,13 +106,19 @@ def test_zero_one_service(lvs: Harness, family: Family) -> None:
 # Rates: every two seconds the newest interval gets a quarter of the weight.
 
 
+SLICE = 16_000_000
+
+
 def _step(lvs: Harness) -> None:
     """On to just after the estimator's next visit. It visits the total, the first service and the first real server at
-    fixed places of its round of 125 slices of 16 ms, the first two; the timer may do it, or we do."""
-    now, slice_time = lvs.instance.now(), 16_000_000
-    target = (now // (125 * slice_time) + 1) * 125 * slice_time + slice_time * 3 // 2
-    lvs.shift((target - now) / 1e9)
-    lvs.sweep()
+    fixed places of its round of 125 slices: the first two. The timer does it; asking for it besides could do it twice.
+    """
+    now, runtime = lvs.instance.now(), lvs.instance.runtime
+    begin = (now // (125 * SLICE) + 1) * 125
+    lvs.shift((begin * SLICE + SLICE * 3 // 2 - now) / 1e9)
+    wait_for(lambda: runtime.get(0, "estimated") > begin, "the estimator")
+    seen = runtime.get(0, "swept")
+    wait_for(lambda: runtime.get(0, "swept") > seen, "its next turn, when this one is over")
 
 
 def test_rates_of_a_steady_stream(lvs: Harness) -> None:

@@ -152,6 +152,18 @@ def test_the_trash_is_emptied_in_time(lvs: Harness, family: Family) -> None:
     assert _stats(talk) == (0, 0, 0, 0, 0)
 
 
+def test_the_trash_is_not_emptied_too_early(lvs: Harness, family: Family) -> None:
+    """The two minutes begin when the last connection has ended, not with the deletion."""
+    talk = Talk(lvs, family).serve(1).opens()
+    before = _stats(talk)
+    talk.delete()
+    lvs.advance(901)  # its connection ends
+    lvs.advance(110)
+    talk.add(family.servers[1])  # looks through the trash
+    talk.add(talk.rs)
+    assert _stats(talk) == before
+
+
 def test_the_trash_keeps_what_has_connections(lvs: Harness, family: Family) -> None:
     talk = Talk(lvs, family).serve(1).opens()
     before = _stats(talk)
