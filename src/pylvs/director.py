@@ -17,6 +17,7 @@ from types import TracebackType
 from pylvs import schedulers
 from pylvs.datapath import instance as datapath
 from pylvs.datapath import netlink
+from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.connections import connections
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.services import ServiceTable
@@ -45,6 +46,8 @@ from pylvs.model import (
 from pylvs.protocols import tcp, udp
 
 TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
+# Where the timeouts that can be set stand in the packet path's row of them.
+_SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
 class Director:
@@ -164,9 +167,8 @@ class Director:
         """The timeouts that `set_timeouts` sets, in seconds."""
         if self._instance is None:
             return Timeouts(tcp.TIMEOUTS["ESTABLISHED"], tcp.TIMEOUTS["FIN_WAIT"], udp.TIMEOUT)
-        states = self._instance.config.get(0, "tcp_timeout")
-        tcp_ms, fin_ms = states[tcp.STATES.index("ESTABLISHED")], states[tcp.STATES.index("FIN_WAIT")]
-        return Timeouts(tcp_ms // 1000, fin_ms // 1000, self._instance.config.get(0, "udp_timeout") // 1000)
+        seconds = [milliseconds // 1000 for milliseconds in self._instance.timeouts()]
+        return Timeouts(*(seconds[place] for place in _SETTABLE))
 
     # ---- services ---------------------------------------------------------------------------------------------------
 
@@ -299,14 +301,10 @@ class Director:
                 raise InvalidValue(f"the {name} timeout {seconds} s is out of range; it may be 0 to {TIMEOUT_MAX}")
         with self._changing():
             assert self._instance is not None
-            config = self._instance.config
-            states = list(config.get(0, "tcp_timeout"))
-            for state, seconds in (("ESTABLISHED", timeouts.tcp), ("FIN_WAIT", timeouts.tcp_fin)):
-                if seconds:
-                    states[tcp.STATES.index(state)] = seconds * 1000
-            config.put(0, "tcp_timeout", states)
-            if timeouts.udp:
-                config.put(0, "udp_timeout", timeouts.udp * 1000)
+            present = self._instance.timeouts()
+            for place, seconds in zip(_SETTABLE, timeouts, strict=True):
+                present[place] = seconds * 1000 or present[place]
+            self._instance.set_timeouts(present)
 
 
 def _check_service(service: VirtualService) -> None:

@@ -1,4 +1,4 @@
-"""The wheel: for every Python and every machine, with the compiled programs inside, and working where it is unpacked."""
+"""The wheel: for every Python and machine, with the compiled programs inside, and working where it is unpacked."""
 
 import shutil
 import subprocess
@@ -22,7 +22,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("obj", "_layout.py", "__pycache__"))
         else:
             shutil.copy(source, copy / name)
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=copy, check=True, capture_output=True)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    subprocess.run(build, cwd=copy, check=True, capture_output=True)
     (built,) = (copy / "dist").glob("*.whl")
     return built
 

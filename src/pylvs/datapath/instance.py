@@ -154,6 +154,19 @@ class Instance:
         offset: int = self.config.get(0, "clock_offset")
         return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) + offset
 
+    def timeouts(self) -> list[int]:
+        """The timeouts in force, in milliseconds: TCP's by state number, then UDP's."""
+        row, size = self.config.get(0, "timeouts_row"), _layout.TIMEOUTS
+        return list(self.config.get(0, "timeouts")[row * size : (row + 1) * size])
+
+    def set_timeouts(self, milliseconds: list[int]) -> None:
+        """Put others in force, all in one store."""
+        row, both = self.config.get(0, "timeouts_row"), list(self.config.get(0, "timeouts"))
+        other = 1 - row
+        both[other * _layout.TIMEOUTS : (other + 1) * _layout.TIMEOUTS] = milliseconds
+        self.config.put(0, "timeouts", both)
+        self.config.put(0, "timeouts_row", other)
+
     def program(self, name: str) -> int:
         """A new file descriptor for one of the programs: ingress, start or catch_up."""
         return syscall.get(f"{self.path}/programs/{name}")
@@ -376,8 +389,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             conn_capacity=capacity,
             max_services=max_services,
             max_dests=max_dests,
-            tcp_timeout=tcp.timeouts_ms(),
-            udp_timeout=udp.TIMEOUT * 1000,
+            timeouts=2 * (*tcp.timeouts_ms(), udp.TIMEOUT * 1000),
             conn_reuse_mode=1,
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,

@@ -129,7 +129,11 @@ class ServiceTable:
 
     def find(self, service: VirtualService) -> int | None:
         """The number of a service, or None."""
-        value = self._instance.service_index.get(service_key(service))
+        return self.find_key(service_key(service))
+
+    def find_key(self, key: bytes) -> int | None:
+        """The number of the service that packets find under a key, or None."""
+        value = self._instance.service_index.get(key)
         return None if value is None else int(_NUMBER.unpack(value)[0])
 
     def number(self, service: VirtualService) -> int:
@@ -161,8 +165,11 @@ class ServiceTable:
             if not pool:
                 break  # still being made
             kind, members = self._instance.pools.get(pool, "scheduler"), self._pool_members(pool)
-            if services.get(number, "pool") == pool and services.get(number, "key") == key:
-                return _service_of(key, kind), members
+            if services.get(number, "pool") != pool or services.get(number, "key") != key:
+                continue
+            if self._instance.config.get(0, "changing") == number + 1 and self.find_key(key) != number:
+                break  # a command is just making or deleting it, or was killed while it did
+            return _service_of(key, kind), members
         return None
 
     def head(self, number: int) -> tuple[int, int, int, int, int]:
@@ -331,8 +338,7 @@ class ServiceTable:
         number = changing - 1
         services = self._instance.services
         if services.get(number, "flags") & _layout.SERVICE_USED:
-            known = self._instance.service_index.get(services.get(number, "key"))
-            if known is None or _NUMBER.unpack(known)[0] != number:
+            if self.find_key(services.get(number, "key")) != number:
                 self._tidy(number)
             else:
                 members = {member.dest for member in self.members(number)}

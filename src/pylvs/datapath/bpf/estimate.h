@@ -102,7 +102,9 @@ static __always_inline void estimate_due(const struct config *cfg, struct runtim
 	due = until > since ? until - since : 0;
 	if (due > EST_SLICES)
 		due = EST_SLICES;
-	rt->estimated = until;
+	/* no slice twice, whoever else is at it */
+	if (__sync_val_compare_and_swap(&rt->estimated, since, until) != since)
+		return;
 	w.slice = until - due + 1;
 	bpf_loop(due, slice_step, &w, 0);
 }

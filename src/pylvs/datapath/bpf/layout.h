@@ -17,6 +17,8 @@ enum limit {
 	TCP_STATES = 11,
 	TCP_EVENTS = 4,		/* SYN FIN ACK RST */
 	TCP_DIRECTIONS = 3,	/* INPUT OUTPUT INPUT_ONLY */
+	TIMEOUT_UDP = TCP_STATES,	/* in a row of timeouts, behind those of TCP's states */
+	TIMEOUTS = TCP_STATES + 1,
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
@@ -227,8 +229,8 @@ struct config {
 	__u32 max_services;
 	__u32 max_dests;
 	__u64 clock_offset;	/* added to the machine's clock: tests move it forward */
-	__u32 tcp_timeout[TCP_STATES];
-	__u32 udp_timeout;
+	__u32 timeouts[2 * TIMEOUTS];	/* milliseconds: two rows, of which one is in force */
+	__u32 timeouts_row;	/* which one: a change fills the other and moves this */
 	__u32 conn_reuse_mode;
 	__u32 expire_nodest_conn;
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */

@@ -69,9 +69,7 @@ static __always_inline void state_move(const struct config *cfg, struct conn *c,
 		if (load)
 			__sync_fetch_and_add(&load->active, new & STATUS_FLAG(CONN_INACTIVE) ? -1 : 1);
 	}
-	state = new & STATUS_STATE;
-	if (p->tuple.protocol != IPPROTO_TCP)
-		c->timeout = cfg->udp_timeout;
-	else if (state < TCP_STATES)
-		c->timeout = cfg->tcp_timeout[state];
+	state = p->tuple.protocol == IPPROTO_TCP ? new & STATUS_STATE : TIMEOUT_UDP;
+	if (state < TIMEOUTS)
+		c->timeout = cfg->timeouts[(cfg->timeouts_row & 1) * TIMEOUTS + state];
 }
