@@ -99,22 +99,17 @@ class Pair:
     Attributes:
         model, lvs: the two.
         remarks: on the present step, for whoever reads a counterexample.
-        different: they have been found to differ.
+        sound: the last step came to its end, and they were alike.
     """
 
     def __init__(self, lvs: Harness):
         """Both as if nothing had ever been."""
         self.lvs, self.model = lvs, Model()
         self.remarks: list[str] = []
-        self.different = False
+        self.sound = True
         self._shadowed: set[Connection] = set()
         self._forget()
         self._began = lvs.instance.now()
-        if self._model_lines() != self._director_lines():  # what an example that failed has left behind
-            lvs.reload()
-            use_all_numbers(lvs)
-            self._forget()
-            self._began = lvs.instance.now()
         self.compare()
 
     def _forget(self) -> None:
@@ -129,15 +124,20 @@ class Pair:
         self.lvs.director.zero()
 
     def end(self) -> None:
-        """Everything ends, and nothing may be left."""
-        if not self.different:
+        """Everything ends, and nothing may be left. After a failure the next example begins with a new director."""
+        if self.sound:
+            self.advance(FOREVER)
             self.command("flush")
             self.advance(FOREVER)
+        else:
+            self.lvs.reload()
+            use_all_numbers(self.lvs)
 
     # ---- commands ----
 
     def command(self, name: str, *words: Any) -> None:
         """The same command for both: the model's method of this name, and what it is called here."""
+        self.sound = False
         refused = []
         for perform in (getattr(self.model, name), getattr(self, f"_{name}")):
             try:
@@ -147,7 +147,7 @@ class Pair:
                 refused.append(str(refusal))
             except tuple(_REFUSALS) as error:
                 refused.append(_REFUSALS[type(error)])
-        self._check(refused[0] == refused[1], f"the model says {refused[0]}, the director says {refused[1]}")
+        assert refused[0] == refused[1], f"the model says {refused[0]}, the director says {refused[1]}"
         if refused[0] != "done":
             self.remarks.append(f"refused: {refused[0]}")
         self.compare()
@@ -190,6 +190,7 @@ class Pair:
 
     def advance(self, seconds: int) -> None:
         """Let time go by for both; the director's sweep gets to see each moment at which something ends."""
+        self.sound = False
         for stretch in self.model.moments(seconds):
             self.lvs.advance(stretch)
         self.compare()
@@ -218,6 +219,7 @@ class Pair:
             self.remarks.append("not sent: a known difference")
             self.lvs.sweep()
             return
+        self.sound = False
         before = list(self.model.connections)
         expected = self.model.packet(packet)
         asked = f"{endpoint(src, sport)} > {endpoint(dst, dport)} {flags or protocol}"
@@ -228,7 +230,7 @@ class Pair:
         self._note_shadows(before)
         outcome = self._outcome(packet, result, payload)
         same = outcome == expected or not self.in_time()
-        self._check(same, f"the model says {self._say(expected)}, the director says {self._say(outcome)}")
+        assert same, f"the model says {self._say(expected)}, the director says {self._say(outcome)}"
         self.compare()
 
     def _comparable(self, packet: Packet) -> bool:
@@ -280,17 +282,13 @@ class Pair:
 
     # ---- comparison ----
 
-    def _check(self, same: bool, complaint: str) -> None:
-        if not same:
-            self.different = True
-            raise AssertionError(complaint)
-
     def compare(self) -> None:
         """Both know the same."""
         model, director = self._model_lines(), self._director_lines()
         if model != director and self.in_time():
             difference = difflib.unified_diff(model, director, "the model", "the director", lineterm="", n=100)
-            self._check(False, "\n".join(["they differ", *difference]))
+            raise AssertionError("\n".join(["they differ", *difference]))
+        self.sound = True
 
     def in_time(self) -> bool:
         """Can the two still be compared?"""

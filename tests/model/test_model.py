@@ -47,6 +47,16 @@ EXAMPLES, STEPS = 250, 40
 NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:99::1]:80", "udp [fd00:99::1]:53")
 SERVERS = ("rs1:80", "rs2:80", "rs1:8080", "rs3:0")
 FLAGS = ("SYN", "ACK", "FIN+ACK", "RST", "SYN+ACK", "PSH+ACK", "FIN", "SYN+FIN", "SYN+RST", "RST+ACK", "URG", "")
+STORIES = (
+    "client:SYN server:SYN+ACK client:ACK",
+    "client:SYN server:SYN+ACK client:ACK client:FIN+ACK server:FIN+ACK client:ACK client:SYN",
+    "client:SYN server:SYN+ACK client:ACK server:FIN+ACK client:FIN+ACK server:ACK client:SYN",
+    "client:SYN client:ACK",
+    "client:SYN client:ACK client:FIN+ACK client:ACK client:SYN",
+    "client:SYN client:ACK server:ACK client:FIN+ACK client:SYN",
+    "client:SYN server:RST+ACK client:SYN",
+    "client:SYN server:SYN+ACK client:ACK client:RST client:SYN",
+)
 SECONDS = (1, 1, 1, 2, 2, 5, 10, 11, 29, 30, 59, 60, 61, 119, 120, 241, 299, 300, 901)
 
 service_names = st.sampled_from(NAMES)
@@ -162,22 +172,29 @@ class DirectorMachine(RuleBasedStateMachine):
             self._client_says(service, f"c{11 + number}", 1025, "SYN")
 
     @precondition(_has_services)
-    @rule(client=clients, port=ports)
-    def client_opens_all(self, client: str, port: int) -> None:
-        """From one port to every service: behind NAT they may share a real server."""
+    @rule(client=clients, port=ports, outlive=st.booleans())
+    def client_opens_all(self, client: str, port: int, outlive: bool) -> None:
+        """From one port to every service: behind NAT they may share a real server. And then perhaps only the last one
+        is used."""
         for service in list(self.pair.model.services):
             self._client_says(_name(service), client, port, "SYN")
+        if outlive and self.pair.model.connections:
+            last = self.pair.model.connections[0]
+            self.client_says(connection_name(last), "ACK", 64, 0)
+            self.pair.advance(60)
+            if last in self.pair.model.connections:
+                self._server_says(last, "SYN+ACK")
 
     @precondition(_has_services)
-    @rule(service=present, client=clients, port=ports, one_sided=st.booleans())
-    def handshake(self, service: str, client: str, port: int, one_sided: bool) -> None:
-        self._client_says(service, client, port, "SYN")
+    @rule(service=present, client=clients, port=ports, story=st.sampled_from(STORIES))
+    def conversation(self, service: str, client: str, port: int, story: str) -> None:
         name = f"{service.split()[0]} {client}:{port} {service.split()[1]}"
-        conn = next((conn for conn in self.pair.model.connections if connection_name(conn) == name), None)
-        if conn:
-            if not one_sided:
-                self._server_says(conn, "SYN+ACK")
-            self._client_says(service, client, port, "ACK")
+        for who, flags in (line.split(":") for line in story.split()):
+            conn = next((conn for conn in self.pair.model.connections if connection_name(conn) == name), None)
+            if who == "client":
+                self._client_says(service, client, port, flags)
+            elif conn:
+                self._server_says(conn, flags)
 
     @precondition(_has_services)
     @rule(
@@ -314,7 +331,7 @@ class DirectorMachine(RuleBasedStateMachine):
     def packet_at_the_very_end_of(self, connection: str, who: str, flags: str) -> None:
         """Its time is over, but nobody has cleared it away yet."""
         conn = self._conn(connection)
-        if sum(other.expires == conn.expires for other in self.pair.model.connections) > 1:
+        if flags == "SYN" and sum(other.expires == conn.expires for other in self.pair.model.connections) > 1:
             return  # the others would still be counted
         self.pair.advance_unswept(conn.expires - self.pair.model.now)
         flags = flags if conn.protocol == "tcp" else ""
@@ -360,3 +377,17 @@ def test_the_director_does_what_the_model_does(lvs: Harness) -> None:
     played: Counter[str] = Counter()
     run_state_machine_as_test(lambda: DirectorMachine(lvs, played), settings=settings(**_settings()))
     assert played["in time"] > played["too slowly"], f"the machine was too busy to compare anything: {played}"
+
+
+def test_replies_of_connections_that_share_a_real_server(lvs: Harness) -> None:
+    """One client port to two services that both lead, by NAT, to one real server: the older connection's end does not
+    take the newer one's replies along. (Too rare above to rely on.)"""
+    pair = Pair(lvs)
+    for name in NAMES[:2]:
+        pair.command("add_service", key(name), "rr")
+        pair.command("add_server", key(name), "10.2.0.1", 80, "nat", 1)
+        pair.send("tcp", "10.1.0.1", 1025, *key(name)[1:], "SYN")
+    pair.send("tcp", "10.1.0.1", 1025, *key(NAMES[1])[1:], "ACK")
+    pair.advance(60)
+    pair.send("tcp", "10.2.0.1", 80, "10.1.0.1", 1025, "SYN+ACK")
+    assert pair.remarks[-1].endswith("nat reply, 10.99.0.2:80 > 10.1.0.1:1025 ttl 63")
