@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -355,6 +355,7 @@ def _settings() -> dict[str, Any]:
     return {
         "max_examples": int(examples or EXAMPLES),
         "derandomize": examples is None,
+        "phases": (Phase.generate, Phase.shrink),  # what Phase.explain adds hides the steps
         "print_blob": examples is not None,
         "stateful_step_count": STEPS,
         "deadline": None,
