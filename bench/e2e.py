@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         metrics = _chosen(arguments.metrics, METRICS)
         for tool in ["wrk", "iperf3"]:
             program(tool)
-        samples, skipped = _measure(peers, metrics, arguments.rounds, arguments.seconds)
+        samples, skipped = _measure(peers, metrics, arguments.servers, arguments.rounds, arguments.seconds)
     except (LabError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
     print(table(titled, {metric: METRICS[metric] for metric in metrics}, TITLES[BASE]))
     for peer, reason in skipped.items():
         print(f"\nnot measured: {peer}: {reason}")
-    parameters = {"rounds": arguments.rounds, "seconds": arguments.seconds, "connections": CONNECTIONS}
+    parameters = {"rounds": arguments.rounds, "seconds": arguments.seconds, "connections": CONNECTIONS,
+                  "servers": arguments.servers}  # fmt: skip
     file = save("e2e", {"parameters": parameters, "samples": samples, "skipped": skipped})
     print(f"\n{file}", file=sys.stderr)
     return 0
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench e2e", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--servers", type=int, default=1, help="real servers; plain routing leads to the first")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--only", metavar="PEER,...", help=f"of {','.join(PEERS)}")
     parser.add_argument("--metrics", metavar="METRIC,...", help=f"of {','.join(METRICS)}")
@@ -68,7 +70,7 @@ def _chosen(words: str | None, known: Mapping[str, object]) -> list[str]:
 
 
 def _measure(
-    peers: list[str], metrics: list[str], rounds: int, seconds: float
+    peers: list[str], metrics: list[str], servers: int, rounds: int, seconds: float
 ) -> tuple[dict[str, dict[str, list[float | None]]], dict[str, str]]:
     samples: dict[str, dict[str, list[float | None]]] = {}
     skipped: dict[str, str] = {}
@@ -76,7 +78,7 @@ def _measure(
         ready: dict[str, tuple[Lab, str]] = {}
         for peer in peers:
             try:
-                ready[peer] = _set_up(peer, stack)
+                ready[peer] = _set_up(peer, servers, stack)
                 samples[peer] = {metric: [] for metric in metrics}
             except (LabError, TimeoutError) as error:
                 skipped[peer] = str(error).strip().splitlines()[-1]
@@ -93,17 +95,18 @@ def _measure(
     return samples, skipped
 
 
-def _set_up(peer: str, stack: ExitStack) -> tuple[Lab, str]:
+def _set_up(peer: str, servers: int, stack: ExitStack) -> tuple[Lab, str]:
     """A lab with the peer on its director, proven to answer."""
     own = ExitStack()
     with own:
-        lab = own.enter_context(Lab("bench"))
-        lab.serve_iperf3("rs1")
+        lab = own.enter_context(Lab("bench", realservers=servers))
+        for server in lab.realservers:
+            lab.serve_iperf3(server.name)
         address = PEERS[peer](lab)
 
         def answers() -> bool:
             done = lab.run("client", ["curl", "-s", "-m", "1", f"http://{address}:{HTTP_PORT}/"], check=False)
-            return done.stdout == "rs1\n"
+            return done.stdout.startswith("rs")
 
         wait_for(answers, f"{peer} to answer", seconds=5)
         if peer in ("nat", "dr") and counted(lab) == 0:
@@ -121,7 +124,7 @@ def counted(lab: Lab) -> int:
 def _wrk(lab: Lab, address: str, seconds: float, *headers: str) -> float | None:
     """Requests per second; None if connections failed."""
     duration = f"{max(1, round(seconds))}s"
-    words = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", duration, "--timeout", "2s"]
+    words = ["wrk", "-t", "2", "-c", str(CONNECTIONS), "-d", duration, "--timeout", "2s"]
     words += [word for header in headers for word in ("-H", header)]
     done = lab.run("client", [*words, f"http://{address}:{HTTP_PORT}/"], check=False, timeout=seconds + 20)
     rate = RATE.search(done.stdout)

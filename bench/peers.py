@@ -25,10 +25,16 @@ def routed(lab: Lab) -> str:
     return lab.host("rs1").ipv4
 
 
+def _rips(lab: Lab) -> list[str]:
+    """The real servers' addresses: all are in every peer's service, but plain routing leads to the first."""
+    return [server.ipv4 for server in lab.realservers]
+
+
 def _pylvs(lab: Lab, method: str) -> str:
     for port in PORTS:
         lab.ipvsadm(["-A", "-t", f"{lab.vip}:{port}", "-s", "wlc"])
-        lab.ipvsadm(["-a", "-t", f"{lab.vip}:{port}", "-r", f"{lab.host('rs1').ipv4}:{port}", method])
+        for rip in _rips(lab):
+            lab.ipvsadm(["-a", "-t", f"{lab.vip}:{port}", "-r", f"{rip}:{port}", method])
     return lab.vip
 
 
@@ -44,7 +50,7 @@ NFT = """
 table ip bench {{
     chain prerouting {{
         type nat hook prerouting priority dstnat;
-        ip daddr {vip} tcp dport {{ {ports} }} dnat to {rip}
+        ip daddr {vip} tcp dport {{ {ports} }} dnat to numgen inc mod {count} map {{ {rips} }}
     }}
 }}
 """
@@ -53,7 +59,9 @@ table ip bench {{
 def nft_dnat(lab: Lab) -> str:
     """nftables, with connection tracking; closed connections leave soon, lest the table fill during the run."""
     program("nft")
-    text = NFT.format(vip=lab.vip, rip=lab.host("rs1").ipv4, ports=", ".join(map(str, PORTS)))
+    rips = _rips(lab)
+    numbered = ", ".join(f"{number} : {rip}" for number, rip in enumerate(rips))
+    text = NFT.format(vip=lab.vip, count=len(rips), rips=numbered, ports=", ".join(map(str, PORTS)))
     lab.director_run(["nft", "-f", "-"], input=text)
     lab.director_run("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=5")
     return lab.vip
@@ -73,10 +81,10 @@ defaults
 def haproxy(lab: Lab) -> str:
     """HAProxy as a TCP proxy, with its default number of threads (one per CPU)."""
     config = lab.directory / "haproxy.cfg"
-    listeners = [
-        f"listen port{port}\n    bind {lab.vip}:{port}\n    server rs1 {lab.host('rs1').ipv4}:{port}\n"
-        for port in PORTS
-    ]
+    listeners = []
+    for port in PORTS:
+        servers = "".join(f"    server rs{number} {rip}:{port}\n" for number, rip in enumerate(_rips(lab), 1))
+        listeners.append(f"listen port{port}\n    bind {lab.vip}:{port}\n    balance roundrobin\n{servers}")
     config.write_text(HAPROXY + "".join(listeners))
     lab.start("director", [program("haproxy"), "-db", "-f", str(config)], "haproxy")
     return lab.vip
@@ -100,8 +108,11 @@ def nginx_stream(lab: Lab) -> str:
     """nginx as a TCP proxy, one worker per CPU."""
     if not STREAM_MODULE.exists():
         raise LabError("nginx's stream module is missing; install the Debian package libnginx-mod-stream")
-    rip = lab.host("rs1").ipv4
-    servers = "".join(f"    server {{ listen {lab.vip}:{port}; proxy_pass {rip}:{port}; }}\n" for port in PORTS)
+    servers = ""
+    for port in PORTS:
+        pool = " ".join(f"server {rip}:{port};" for rip in _rips(lab))
+        servers += f"    upstream port{port} {{ {pool} }}\n"
+        servers += f"    server {{ listen {lab.vip}:{port}; proxy_pass port{port}; }}\n"
     config = lab.directory / "stream.conf"
     config.write_text(NGINX.format(module=STREAM_MODULE, directory=lab.directory, servers=servers))
     argv = [program("nginx"), "-c", str(config), "-e", str(lab.directory / "stream.log")]
