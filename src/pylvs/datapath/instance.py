@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pylvs.datapath import _layout, bpffs, interfaces, layout, netlink, syscall
-from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
+from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, netlink, programs, syscall
+from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray
 from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
 from pylvs.protocols import tcp, udp
 
@@ -29,7 +29,6 @@ HASHES = ("conn_index", "service_index", "own_addresses")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
-_FORWARDING = ("/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding")
 _FRAME = bytes(64)
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
 
@@ -38,22 +37,6 @@ def default_conn_bits() -> int:
     """2**this connections fit by default: modest, about a 64th of the memory of a small machine, 2**18 at most."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(14, min(18, (memory // 64 // 400).bit_length() - 1))
-
-
-def programs_hash() -> bytes:
-    """What tells one build of the programs from another."""
-    from hashlib import sha256
-
-    from pylvs.datapath.object import DIRECTORY
-
-    digest = sha256()
-    for name in ("tc", "sweep"):
-        try:
-            with open(os.path.join(DIRECTORY, f"{name}.bpf.o"), "rb") as file:
-                digest.update(file.read())
-        except FileNotFoundError:
-            raise DatapathError("the eBPF objects are missing: pylvs was not built; run make setup") from None
-    return digest.digest()
 
 
 class Instance:
@@ -215,7 +198,7 @@ class Instance:
 
     def outdated(self) -> bool:
         """Do other programs run than those of this pylvs?"""
-        return bool(self.config.get(0, "programs") != programs_hash())
+        return bool(self.config.get(0, "programs") != programs.fingerprint())
 
     def replace_programs(self) -> None:
         """Put this pylvs's programs in the place of those that run. Connections and configuration stay, and no packet
@@ -226,25 +209,25 @@ class Instance:
         """
         maps = {name: syscall.get(f"{self.path}/maps/{name}") for name in os.listdir(f"{self.path}/maps")}
         try:
-            programs = _load({}, maps)[1]
+            taken_over, loaded = programs.load({}, maps)
         finally:
             for fd in maps.values():
                 os.close(fd)
         try:
             links = f"{self.path}/links"
             for ifindex in interfaces.attached(links):
-                interfaces.attach(links, programs["ingress"], ifindex)
-            for name, fd in programs.items():
+                interfaces.attach(links, loaded["ingress"], ifindex)
+            for name, fd in loaded.items():
                 fresh = f"{self.path}/programs/{name}_new"
                 if os.path.exists(fresh):
                     os.unlink(fresh)
                 syscall.pin(fd, fresh)
                 os.rename(fresh, f"{self.path}/programs/{name}")
         finally:
-            for fd in programs.values():
+            for fd in (*loaded.values(), *taken_over.values()):
                 os.close(fd)
         self.run("start")
-        self.config.put(0, "programs", programs_hash())
+        self.config.put(0, "programs", programs.fingerprint())
         self.config.put(0, "loaded", int(time.time()))
 
 
@@ -263,27 +246,6 @@ def _learn_addresses(own: Hash) -> None:
             own.delete(key)
     for key, value in list(wanted.items())[: own.entries]:
         own.put(key, value)
-
-
-def _load(sizes: dict[str, int], existing: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Load both objects over one set of maps. Returns (maps, programs) as file descriptors."""
-    from pylvs.datapath.object import Object
-
-    constants = {
-        "tcp_next": tcp.table_bytes(),
-        "tcp_active": tcp.active_bytes(),
-        "cpus": possible_cpus().to_bytes(4, "little"),
-    }
-    traffic = Object("tc", sizes, existing, constants)
-    # the second object works on the maps that the first one has made
-    heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, constants)
-    maps = {**heartbeat.maps, **traffic.maps}
-    for name, fd in heartbeat.maps.items():
-        if maps[name] != fd:
-            os.close(fd)
-    for name in [name for name in maps if "." in name]:  # constants belong to their program alone
-        os.close(maps.pop(name))
-    return maps, {**traffic.programs, **heartbeat.programs}
 
 
 def _permit() -> None:
@@ -342,11 +304,11 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
     try:
         with bpffs.locked(where):
             if not os.path.isdir(f"{where}/current"):
-                closed = _left_to_undo(f"{where}/new") | _forwarding()
+                closed = _left_to_undo(f"{where}/new") | forwarding.closed()
                 try:
                     _make(where, closed, conn_bits or default_conn_bits(), max_services, max_dests)
                 except BaseException:
-                    _set_forwarding(closed, "0")
+                    forwarding.close(closed)
                     bpffs.remove_tree(f"{where}/new")
                     os.rmdir(where)
                     raise
@@ -377,11 +339,11 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "counters": objects,
         "estimates": objects,
     }
-    maps, programs = _load(sizes, {})
+    maps, loaded = programs.load(sizes, {})
     try:
         for name, fd in maps.items():
             syscall.pin(fd, f"{new}/maps/{name}")
-        for name, fd in programs.items():
+        for name, fd in loaded.items():
             syscall.pin(fd, f"{new}/programs/{name}")
         config = SharedArray(maps["config"], layout.CONFIG)
         settings = layout.CONFIG.pack(
@@ -393,51 +355,27 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             conn_reuse_mode=1,
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
-            programs=programs_hash(),
+            programs=programs.fingerprint(),
             loaded=int(time.time()),
         )
         config.write(0, settings)
         config.close()
-        _set_forwarding(closed, "1")
+        forwarding.open_up(closed)
         _learn_addresses(Hash(maps["own_addresses"]))
         for interface in interfaces.wanted():
             try:
-                interfaces.attach(f"{new}/links", programs["ingress"], interface.ifindex)
+                interfaces.attach(f"{new}/links", loaded["ingress"], interface.ifindex)
             except OSError as error:
                 if error.errno != errno.ENODEV:  # it went away while we looked
                     raise DatapathError(f"cannot attach to {interface.name}: {error.strerror}") from None
         # if the timer will not start, passing packets carry the sweep; `pylvs status` says so
         for _ in range(3):
-            if syscall.run(programs["start"], _FRAME)[0] == 0:
+            if syscall.run(loaded["start"], _FRAME)[0] == 0:
                 break
     finally:
-        for fd in (*maps.values(), *programs.values()):
+        for fd in (*maps.values(), *loaded.values()):
             os.close(fd)
     os.rename(new, f"{where}/current")
-
-
-def _forwarding() -> int:
-    """For which families lo may not forward yet: bit 0 IPv4, bit 1 IPv6. A family that is not there is none of them."""
-    found = 0
-    for bit, path in enumerate(_FORWARDING):
-        try:
-            with open(path) as file:
-                found |= (file.read().strip() == "0") << bit
-        except OSError:
-            continue
-    return found
-
-
-def _set_forwarding(families: int, value: str) -> None:
-    """Let lo forward ("1"), or no longer.
-
-    The packet path asks for routes as the director's own output has them (see bpf/xmit/route.h): that is a lookup
-    "from lo", which the kernel answers only if lo may forward.
-    """
-    for bit, path in enumerate(_FORWARDING):
-        if families & 1 << bit:
-            with open(path, "w") as file:
-                file.write(value)
 
 
 def _left_to_undo(new: str) -> int:
@@ -482,7 +420,7 @@ def unload() -> bool:
                 interfaces.detach(links, ifindex)
             bpffs.remove_tree(f"{where}/gone")
             os.rename(f"{where}/current", f"{where}/gone")
-            _set_forwarding(saved, "0")
+            forwarding.close(saved)
         for rest in ("new", "gone"):
             bpffs.remove_tree(f"{where}/{rest}")
         os.rmdir(where)
