@@ -144,10 +144,7 @@ def locked(directory: str, create: bool = True, wait: bool = True) -> Iterator[N
     """
     while True:
         if create:
-            try:
-                os.mkdir(directory, 0o700)
-            except FileExistsError:
-                pass
+            os.makedirs(directory, 0o700, exist_ok=True)
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             flock(fd, LOCK_EX if wait else LOCK_EX | LOCK_NB)
@@ -161,6 +158,16 @@ def locked(directory: str, create: bool = True, wait: bool = True) -> Iterator[N
             return
         finally:
             os.close(fd)
+
+
+def remove_root() -> None:
+    """Remove the directory of all directors' pins if it is empty."""
+    path = root()
+    try:
+        if path:
+            os.rmdir(path)
+    except OSError:
+        pass  # there are other directors
 
 
 def remove_tree(path: str) -> None:

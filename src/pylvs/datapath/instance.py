@@ -424,6 +424,7 @@ def unload() -> bool:
         for rest in ("new", "gone"):
             bpffs.remove_tree(f"{where}/{rest}")
         os.rmdir(where)
+    bpffs.remove_root()
     return there
 
 
@@ -432,7 +433,11 @@ def _prune() -> tuple[list[str], list[str]]:
     told."""
     root, removed, unknown = bpffs.root(), [], []
     mine = bpffs.namespace_cookie()
-    for cookie in os.listdir(root) if root else ():
+    try:
+        cookies = os.listdir(root) if root else []
+    except FileNotFoundError:
+        cookies = []  # the last director was just unloaded
+    for cookie in cookies:
         where = f"{root}/{cookie}"
         links = f"{where}/current/links"
         if cookie == mine or not os.path.isdir(links):
@@ -448,6 +453,8 @@ def _prune() -> tuple[list[str], list[str]]:
                     removed.append(cookie)
         except (BlockingIOError, FileNotFoundError):
             continue  # somebody else is at it
+    if removed:
+        bpffs.remove_root()
     return removed, unknown
 
 
