@@ -218,8 +218,7 @@ class Director:
         if self._services is None:
             return
         with self._changing() as table:
-            for number in list(table.numbers()):
-                table.delete(number)
+            table.flush()
 
     # ---- real servers -----------------------------------------------------------------------------------------------
 

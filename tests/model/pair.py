@@ -235,10 +235,6 @@ class Pair:
 
     def _comparable(self, packet: Packet) -> bool:
         """What is known to be otherwise in the director, by design, is not sent."""
-        # The last service of a family takes the kernel's hooks along: connections are no longer looked at. Here they
-        # go on until their time is over.
-        if not self.model.hooked(packet.dst) and self.model.connections:
-            return False
         # Two connections of one client port, to two services, by NAT to the same real server: replies belong to the
         # newest. When it ends the kernel finds the older one, here that one has no replies any more.
         return self.model.replied(packet) not in self._shadowed

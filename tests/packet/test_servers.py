@@ -4,7 +4,7 @@ import pytest
 
 from support.harness import Harness
 from support.packets import TCP, UDP
-from support.talk import Family, Talk
+from support.talk import IPV4, IPV6, Family, Talk
 
 
 def test_a_deleted_real_servers_connections_wait(lvs: Harness, family: Family, protocol: int) -> None:
@@ -97,6 +97,7 @@ def test_weight_0_quiesces(lvs: Harness, family: Family, protocol: int) -> None:
 def test_a_deleted_services_connections_wait(lvs: Harness, family: Family, protocol: int) -> None:
     """They stay until their time is over; the VIP's other packets are the stack's again."""
     talk = Talk(lvs, family, protocol).serve().opens()
+    Talk(lvs, family, protocol, port=99).serve()
     lvs.ipvsadm(f"-D {talk.key}")
     assert talk.asks("A").reason == "dropped_destination_gone"
     assert talk.answers("A").reason == "forwarded_nat_reply"
@@ -119,8 +120,25 @@ def test_flush(lvs: Harness, family: Family) -> None:
     talks = [Talk(lvs, family, protocol, port=port).serve().opens() for protocol in (TCP, UDP) for port in (80, 81)]
     lvs.ipvsadm("-C")
     for talk in talks:
-        assert talk.asks("A").reason == "dropped_destination_gone"
+        assert talk.asks("A").reason == "up_no_service"
         assert talk.from_port(9).asks("S").reason == "up_no_service"
+    Talk(lvs, family, port=99).serve()
+    for talk in talks:
+        assert talk.asks("A").reason == "dropped_destination_gone"
+
+
+def test_with_the_last_service_of_a_family_all_its_packets_are_the_stacks(
+    lvs: Harness, family: Family, protocol: int
+) -> None:
+    """Connections too (facts 1.4), and the other family does not notice."""
+    other = Talk(lvs, IPV6 if family is IPV4 else IPV4, protocol).serve().opens()
+    talk = Talk(lvs, family, protocol).serve().opens()
+    lvs.ipvsadm(f"-D {talk.key}")
+    assert talk.asks("A").reason == "up_no_service"
+    assert talk.answers("A").reason == "up_no_service"
+    assert other.asks("A").reason == "forwarded_nat_request"
+    Talk(lvs, family, protocol, port=99).serve()
+    assert talk.answers("A").reason == "forwarded_nat_reply"
 
 
 def test_an_edited_service_keeps_its_connections(lvs: Harness, family: Family) -> None:

@@ -27,6 +27,7 @@ _REST = 50_000_000  # ns that a slot of a pool rests before it is written again
 _TRASH_TICK = 60 * 10**9
 _TRASH_IDLE = 120 * 10**9
 _NUMBER = struct.Struct("=I")
+_ALL = 0xFFFFFFFF  # config.changing: a flush
 
 
 class Member(NamedTuple):
@@ -100,6 +101,10 @@ def _service_of(key: bytes, scheduler: int) -> VirtualService:
     return VirtualService(text, ntohs(port), protocol, family, fwmark, schedulers.name_of(scheduler), netmask=netmask)
 
 
+def _family_bit(family: int) -> int:
+    return _layout.SERVES_IPV6 if family == AF_INET6 else _layout.SERVES_IPV4
+
+
 def conn_flags(method: int) -> int:
     """The flags that a connection to such a real server is born with (facts 1.8)."""
     return method | _layout.CONN_INACTIVE | (0 if method == MASQ else _layout.CONN_NOOUTPUT)
@@ -149,6 +154,11 @@ class ServiceTable:
 
     def numbers(self) -> Iterator[int]:
         """The numbers of all services, in the order in which they were made."""
+        if self._instance.config.get(0, "changing") == _ALL:
+            return  # being flushed: packets find none of them any more
+        yield from self._used_numbers()
+
+    def _used_numbers(self) -> Iterator[int]:
         for number in range(self._instance.config.get(0, "services_high")):
             if self._instance.services.get(number, "flags") & _layout.SERVICE_USED:
                 yield number
@@ -167,7 +177,8 @@ class ServiceTable:
             kind, members = self._instance.pools.get(pool, "scheduler"), self._pool_members(pool)
             if services.get(number, "pool") != pool or services.get(number, "key") != key:
                 continue
-            if self._instance.config.get(0, "changing") == number + 1 and self.find_key(key) != number:
+            changing = self._instance.config.get(0, "changing")
+            if changing == _ALL or (changing == number + 1 and self.find_key(key) != number):
                 break  # a command is just making or deleting it, or was killed while it did
             return _service_of(key, kind), members
         return None
@@ -238,6 +249,7 @@ class ServiceTable:
             instance.config.put(0, "services_high", number + 1)
         scheduler = schedulers.find(service.scheduler)
         self._commit(number, scheduler.NUMBER, [], scheduler.start([]))
+        self._serve_families(_family_bit(service.family))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
 
@@ -256,6 +268,17 @@ class ServiceTable:
         self._begin(number)
         self._instance.service_index.delete(self._instance.services.get(number, "key"))
         self._tidy(number)
+        self._serve_families()
+        self._done()
+
+    def flush(self) -> None:
+        """Remove all services; for packets, all at once."""
+        config, services = self._instance.config, self._instance.services
+        config.put(0, "changing", _ALL)
+        config.put(0, "families", 0)
+        for number in list(self._used_numbers()):
+            self._instance.service_index.delete(services.get(number, "key"))
+            self._tidy(number)
         self._done()
 
     def add_server(self, number: int, server: RealServer, local: bool) -> None:
@@ -335,6 +358,9 @@ class ServiceTable:
         if not changing:
             return
         self._memory = None
+        if changing == _ALL:
+            self.flush()
+            return
         number = changing - 1
         services = self._instance.services
         if services.get(number, "flags") & _layout.SERVICE_USED:
@@ -343,6 +369,7 @@ class ServiceTable:
             else:
                 members = {member.dest for member in self.members(number)}
                 self._agree(number, members)
+        self._serve_families()
         self._done()
 
     # ---- steps of a change ------------------------------------------------------------------------------------------
@@ -356,6 +383,20 @@ class ServiceTable:
         config.put(0, "generation", generation)
         config.put(0, "changing", 0)
         self._generation = generation
+
+    def _serve_families(self, more: int = 0) -> None:
+        """Tell the packet path which families have services: those that have, and `more`."""
+        config, services = self._instance.config, self._instance.services
+        if more:
+            config.put(0, "families", config.get(0, "families") | more)
+            return
+        left = config.get(0, "families")
+        found = 0
+        for number in self.numbers():
+            found |= _family_bit(SERVICE_KEY.get(services.get(number, "key"), 0, "family"))
+            if found == left:
+                return
+        config.put(0, "families", found)
 
     def _commit(self, number: int, kind: int, members: Sequence[Member], head: schedulers.Head) -> None:
         """Write a pool and make it the service's, in one store."""

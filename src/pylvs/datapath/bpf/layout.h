@@ -97,6 +97,12 @@ struct service_key {
 	__u8 family;
 };
 
+/* Families that have a service: with a family's last service IPVS stops seeing its packets, connections or not. */
+enum family_bit {
+	SERVES_IPV4 = 1,
+	SERVES_IPV6 = 2,
+};
+
 enum service_flag {
 	SERVICE_USED = 1,
 };
@@ -233,9 +239,11 @@ struct config {
 	__u32 timeouts_row;	/* which one: a change fills the other and moves this */
 	__u32 conn_reuse_mode;
 	__u32 expire_nodest_conn;
+	__u32 families;		/* enum family_bit */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
-	__u32 changing;		/* 1 + number of the service a command is working on: the next one tidies up after a killed one */
+	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them): the next
+				 * command tidies up after a killed one */
 	__u32 pool_next;	/* where the next pool is looked for: a slot rests as long as it can before it is used again */
 	__u64 pool_wrapped;	/* when that last began again at the start */
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
@@ -269,6 +277,7 @@ union names {
 	enum limit limit;
 	enum conn_life conn_life;
 	enum conn_flag conn_flag;
+	enum family_bit family_bit;
 	enum service_flag service_flag;
 	enum scheduler scheduler;
 	enum dest_flag dest_flag;

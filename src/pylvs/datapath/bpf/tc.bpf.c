@@ -147,6 +147,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 	reason = parse(skb, p);
 	if (reason != RECEIVED)
 		return reason;
+	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
+		return UP_NO_SERVICE;
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
