@@ -26,6 +26,7 @@ import os
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -53,6 +54,7 @@ UP, SHOT, REDIRECT = -1, 2, 7
 HOSTS = {"10.99.0.1": "vip1.example.test", "10.1.0.1": "client1.example.test", "10.2.0.1": "rs1.example.test"}
 """Whom the director's /etc/hosts knew when the conversations were recorded."""
 
+_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, the director's
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _CONTEXT = 192  # sizeof(struct __sk_buff)
@@ -98,6 +100,10 @@ def ip(lines: str) -> None:
     done = subprocess.run(["ip", "-batch", "-"], input=lines, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"ip -batch: {done.stderr}{lines}")
+    # the packet path remembers a route for a tick of the clock
+    tick = time.clock_gettime_ns(_CLOCK)
+    while time.clock_gettime_ns(_CLOCK) == tick:
+        pass
 
 
 def _sysctl(name: str, value: str) -> None:

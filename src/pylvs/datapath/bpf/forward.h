@@ -33,13 +33,13 @@ static __always_inline int forward_request(struct __sk_buff *skb, struct packet 
 	int nat = conn_method(c) == METHOD_MASQ, ask = ask_neighbour(c);
 	__u8 family = p->tuple.family;
 	struct bpf_fib_lookup fib;
-	union address daddr = c->daddr;
+	union address daddr = c->daddr, any = {};
 	enum routed routed;
 
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	*verdict = TC_ACT_SHOT;
-	routed = route(skb, &fib, family, NULL, &daddr, wire_length(skb, p));
+	routed = route(skb, &fib, family, &any, &daddr, wire_length(skb, p), ask, now);
 	if (routed == ROUTED_NOWHERE) {
 		*verdict = icmp_answer(skb, p, ERROR_HOST, 0, now);
 		return DROPPED_NO_ROUTE;
@@ -64,8 +64,10 @@ static __always_inline int forward_request(struct __sk_buff *skb, struct packet 
 
 /* A real server's answer to its client. What the stack's own forwarding would refuse goes up as it came, so that the
  * stack says why to the real server. */
-static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p, struct conn *c, int *verdict)
+static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p, struct conn *c, __u64 now,
+					 int *verdict)
 {
+	int ask = ask_neighbour(c);
 	union address vaddr = c->vaddr, caddr = c->caddr;
 	struct bpf_fib_lookup fib;
 	enum routed routed;
@@ -74,7 +76,7 @@ static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p
 		return UP_REPLY_TTL;
 	if (conn_method(c) != METHOD_MASQ)
 		return UP_REPLY_UNCHANGED;
-	routed = route(skb, &fib, p->tuple.family, &vaddr, &caddr, wire_length(skb, p));
+	routed = route(skb, &fib, p->tuple.family, &vaddr, &caddr, wire_length(skb, p), ask, now);
 	if (routed == ROUTED_NOWHERE)
 		return UP_REPLY_NOT_ROUTED;
 	if (routed == ROUTED_TOO_BIG && p->dont_fragment)
@@ -84,6 +86,6 @@ static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p
 		return DROPPED_NEEDS_FRAGMENTS;
 	if (!nat_rewrite(skb, p, &vaddr, c->vport, 1))
 		return DROPPED_REWRITE_FAILED;
-	*verdict = transmit(skb, &fib, ask_neighbour(c) || routed == ROUTED_UNRESOLVED);
+	*verdict = transmit(skb, &fib, ask || routed == ROUTED_UNRESOLVED);
 	return FORWARDED_NAT_REPLY;
 }

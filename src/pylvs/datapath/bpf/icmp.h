@@ -195,7 +195,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	quote = p->length > limit ? limit : p->length;
 	if (!quote_sum(skb, p, quote, &sum))
 		return TC_ACT_SHOT;
-	routed = route(skb, &fib, p->tuple.family, &from, &p->tuple.src, 0);
+	routed = route_ask(skb, &fib, p->tuple.family, &from, &p->tuple.src, 0);
 	if (routed != ROUTED && routed != ROUTED_UNRESOLVED)
 		return TC_ACT_SHOT;
 	if (skb->len != ETH_LEN + quote && bpf_skb_change_tail(skb, ETH_LEN + quote, 0))

@@ -108,7 +108,7 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	if (!d)
 		return UP_NO_CONNECTION;
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
-	reason = forward_reply(skb, p, c, verdict);
+	reason = forward_reply(skb, p, c, now, verdict);
 	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED)
 		return reason;
 	count(cfg, d, dest, A_REPLY, p->length);

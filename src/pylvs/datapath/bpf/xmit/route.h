@@ -4,10 +4,30 @@
  *
  * IPVS routes requests as the director's own output: no source, no mark. A lookup "as from lo" is that; it needs
  * conf.lo.forwarding, which is set when the programs are loaded, and not ip_forward.
+ *
+ * A lookup costs as much as the rest of a packet's way. So each CPU remembers what it was told, for one tick of the
+ * clock (a few milliseconds): that a route or a neighbour has changed is noticed with the next.
  */
 #pragma once
 
 #define LO_IFINDEX 1
+#define PATHS 256
+
+/* A route as it was told, and when. A cache line. */
+struct path {
+	union address dst;
+	union address src;
+	__u64 tick;
+	__u32 ifindex;
+	__u16 mtu;
+	__u8 family;
+	__u8 unused;
+	__u8 dmac[6];
+	__u8 smac[6];
+	__u32 unused_end;
+};
+
+MAP(paths, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct path, PATHS, 0);
 
 enum routed {
 	ROUTED,			/* with the neighbour's link-layer address */
@@ -29,19 +49,32 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct pac
 	return p->l4 - ETH_LEN + (offset >> 4) * 4 + skb->gso_size;
 }
 
-static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
-					 const union address *src, const union address *dst, __u32 length)
+static __always_inline int same_address(const union address *a, const union address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
+static __always_inline struct path *path_of(const union address *src, const union address *dst)
+{
+	__u32 mix = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3] ^ src->word[0] ^ src->word[3];
+
+	return at(&paths, mix * 0x61c88647 >> 24);
+}
+
+/* What the kernel says, now. `length` 0: whatever its length. */
+static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
+					     const union address *src, const union address *dst, __u32 length)
 {
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;
 	fib->ifindex = LO_IFINDEX;
 	fib->tot_len = length > 0xffff ? 0xffff : length;
 	if (family == AF_INET) {
-		fib->ipv4_src = src ? src->word[0] : 0;
+		fib->ipv4_src = src->word[0];
 		fib->ipv4_dst = dst->word[0];
 	} else {
-		if (src)
-			__builtin_memcpy(fib->ipv6_src, src, 16);
+		__builtin_memcpy(fib->ipv6_src, src, 16);
 		__builtin_memcpy(fib->ipv6_dst, dst, 16);
 	}
 	switch (bpf_fib_lookup(skb, fib, sizeof(*fib), 0)) {
@@ -53,6 +86,40 @@ static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_l
 		return ROUTED_TOO_BIG;
 	}
 	return ROUTED_NOWHERE;
+}
+
+/* The way from src (all zero: as the director likes) to dst for a packet of this length. What is remembered holds all
+ * that transmit() needs but the next hop's address: for that, `ask`. */
+static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
+					 const union address *src, const union address *dst, __u32 length, int ask,
+					 __u64 now)
+{
+	struct path *path = path_of(src, dst);
+	enum routed routed;
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	if (!path)
+		return ROUTED_NOWHERE;
+	if (!ask && path->tick == now && path->family == family && same_address(&path->dst, dst) &&
+	    same_address(&path->src, src)) {
+		fib->ifindex = path->ifindex;
+		fib->mtu_result = path->mtu;
+		__builtin_memcpy(fib->dmac, path->dmac, 6);
+		__builtin_memcpy(fib->smac, path->smac, 6);
+		return length > path->mtu ? ROUTED_TOO_BIG : ROUTED;
+	}
+	routed = route_ask(skb, fib, family, src, dst, length);
+	if (routed == ROUTED && fib->mtu_result) {
+		path->dst = *dst;
+		path->src = *src;
+		path->family = family;
+		path->ifindex = fib->ifindex;
+		path->mtu = fib->mtu_result;
+		__builtin_memcpy(path->dmac, fib->dmac, 6);
+		__builtin_memcpy(path->smac, fib->smac, 6);
+		path->tick = now;
+	}
+	return routed;
 }
 
 /* Out of the interface that route() found. `ask` lets the kernel's neighbour code do the sending, which keeps its
