@@ -162,3 +162,13 @@ def test_a_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that no kernel makes: the refusal names the kernel, what it said, and what would be right."""
     with pytest.raises(DatapathError, match=r"refused the eBPF programs: .*; pylvs needs Linux 6\.1 or newer"):
         loader.Object("tc", {"conns": 0x7FFFFFFF}, {}, {})
+
+
+@needs_root
+def test_a_refused_loading_leaves_nothing(tmp_path: Path) -> None:
+    """Root without any capability: the pins' directory is made before the kernel refuses."""
+    mounted = f"mount -t bpf bpf {tmp_path}"
+    refused = "setpriv --bounding-set=-all --inh-caps=-all pylvs load"
+    done = sh(f"{mounted}; {refused}; echo $?; find {tmp_path} -name 'pylvs*'", PYLVS_BPFFS=str(tmp_path))
+    assert done.stdout == "1\n"
+    assert "pylvs needs root" in done.stderr

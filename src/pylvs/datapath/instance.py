@@ -8,7 +8,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, netlink, programs, syscall
 from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray
@@ -308,9 +308,10 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
                 try:
                     _make(where, closed, conn_bits or default_conn_bits(), max_services, max_dests)
                 except BaseException:
-                    forwarding.close(closed)
-                    bpffs.remove_tree(f"{where}/new")
-                    os.rmdir(where)
+                    bpffs.remove_tree(where)
+                    bpffs.remove_root()
+                    with suppress(PermissionError):  # then it could not be opened up either
+                        forwarding.close(closed)
                     raise
     except PermissionError as error:
         raise NotPermitted(
@@ -439,13 +440,16 @@ def _prune() -> tuple[list[str], list[str]]:
         cookies = []  # the last director was just unloaded
     for cookie in cookies:
         where = f"{root}/{cookie}"
-        links = f"{where}/current/links"
-        if cookie == mine or not os.path.isdir(links):
+        if cookie == mine:
             continue
         try:
             # looked at under the lock: meanwhile it could be unloaded and loaded anew, and would be taken for dead
             with bpffs.locked(where, create=False, wait=False):
-                alive = interfaces.alive(links)
+                alive = interfaces.alive(f"{where}/current/links")
+                if not os.path.isdir(f"{where}/current"):
+                    # a loading that was killed; kept if it may live and the next one has something to undo
+                    left = bool(_left_to_undo(f"{where}/new"))
+                    alive = left and interfaces.alive(f"{where}/new/links") is not False
                 if alive is None:
                     unknown.append(cookie)
                 elif not alive:
