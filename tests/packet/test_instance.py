@@ -18,6 +18,7 @@ import pytest
 from pylvs.datapath import _layout, interfaces, syscall
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.maps import SharedArray
+from pylvs.datapath.services import ServiceTable
 from pylvs.director import Director
 from pylvs.errors import DatapathError, InvalidValue, NotSupported
 from pylvs.lab.waiting import wait_for
@@ -427,6 +428,28 @@ def test_killed_at_every_store(lvs: Harness, name: str, torn: bool) -> None:
         assert talk.asks("A").reason == "forwarded_nat_request"
     assert died >= 1, "nothing was stored"
     assert _listing(lvs.director) in (old, new)
+
+
+def test_a_killed_first_addition_leaves_no_stray_real_server(lvs: Harness) -> None:
+    """Whoever is available stands in a pool, also when the service had nobody before."""
+    died = 0
+    while True:
+        _begin(lvs)
+        lvs.director.add_service(MAIL)
+        if _in_child(_dying_at(died + 1, lambda director: director.add_destination(MAIL, _server(5)), False)) == 0:
+            break
+        died += 1
+        lvs.reopen()
+        lvs.director.set_timeouts(Timeouts(0, 0, 0))
+        dests = lvs.instance.dests
+        available = {
+            number
+            for number in range(lvs.instance.config.get(0, "dests_high"))
+            if dests.get(number, "flags") & _layout.DEST_AVAILABLE
+        }
+        table = ServiceTable(lvs.instance)
+        assert available == {member.dest for number in table.numbers() for member in table.members(number)}, died
+    assert died > 4
 
 
 def test_a_flush_of_many_services_is_all_or_nothing(lvs: Harness) -> None:

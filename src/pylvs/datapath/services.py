@@ -12,7 +12,7 @@ Rules of this file:
 import struct
 import time
 from _socket import AF_INET6, htons, inet_ntop, inet_pton, ntohs
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pylvs import schedulers
@@ -68,6 +68,11 @@ def _identity(record: bytes) -> bytes:
         family=DEST.get(record, 0, "family"),
         key=DEST.get(record, 0, "key"),
     )
+
+
+def _endpoint(record: bytes) -> bytes:
+    """By what a real server is known within its service: address, port and family, which stand first in its record."""
+    return record[: DEST.place("flags")[0]]
 
 
 def pack_address(address: str) -> bytes:
@@ -192,6 +197,9 @@ class ServiceTable:
         """A service's real servers, newest first; for whoever holds the lock."""
         return self._pool_members(self._instance.services.get(number, "pool"))
 
+    def _member_dests(self, number: int) -> set[int]:
+        return {member.dest for member in self.members(number)}
+
     def _pool_members(self, pool: int) -> list[Member]:
         records = self._instance.pools.read(pool + 1, self._instance.pools.get(pool, "count"))
         return [Member(*record[:3]) for record in POOL_SERVER.iterate(records)]
@@ -220,14 +228,14 @@ class ServiceTable:
         if index is None:
             dests = self._instance.dests
             index = memory.members[number] = {
-                _identity(dests.read(member.dest))[:19]: member.dest for member in self.members(number)
+                _endpoint(dests.read(member.dest)): member.dest for member in self.members(number)
             }
         return index
 
     def find_dest(self, number: int, server: RealServer) -> int | None:
         """The number of a service's real server, or None."""
         wanted = DEST.pack(address=pack_address(server.address), port=htons(server.port), family=server.family)
-        return self._member_index(number).get(wanted[:19])
+        return self._member_index(number).get(_endpoint(wanted))
 
     # ---- changing ---------------------------------------------------------------------------------------------------
 
@@ -249,7 +257,7 @@ class ServiceTable:
             instance.config.put(0, "services_high", number + 1)
         scheduler = schedulers.find(service.scheduler)
         self._commit(number, scheduler.NUMBER, [], scheduler.start([]))
-        self._serve_families(_family_bit(service.family))
+        instance.config.put(0, "families", instance.config.get(0, "families") | _family_bit(service.family))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
 
@@ -267,7 +275,7 @@ class ServiceTable:
         """Remove a service; its real servers go to the trash, its connections stay until their time is over."""
         self._begin(number)
         self._instance.service_index.delete(self._instance.services.get(number, "key"))
-        self._tidy(number)
+        self._tidy(number, self._member_dests(number))
         self._serve_families()
         self._done()
 
@@ -278,7 +286,7 @@ class ServiceTable:
         config.put(0, "families", 0)
         for number in list(self._used_numbers()):
             self._instance.service_index.delete(services.get(number, "key"))
-            self._tidy(number)
+            self._tidy(number, self._member_dests(number))
         self._done()
 
     def add_server(self, number: int, server: RealServer, local: bool) -> None:
@@ -314,9 +322,9 @@ class ServiceTable:
         memory.trash.pop(identity, None)
         index = self._member_index(number)
         members = [Member(dest, server.weight, conn_flags(server.method)), *self.members(number)]
-        self._set_dest_flags(dest, available=True, local=local)
+        self._make_available(dest, local)
         self._change_members(number, members, lambda place: place + 1)
-        index[identity[:19]] = dest
+        index[_endpoint(record)] = dest
         self._done()
 
     def edit_server(self, number: int, dest: int, server: RealServer, local: bool) -> None:
@@ -326,7 +334,7 @@ class ServiceTable:
             for member in self.members(number)
         ]
         self._begin(number)
-        self._set_dest_flags(dest, available=True, local=local)
+        self._make_available(dest, local)
         self._change_members(number, members, lambda place: place)
         self._done()
 
@@ -338,12 +346,9 @@ class ServiceTable:
             raise NoSuchDestination("the service has no such real server")
         index = self._member_index(number)
         self._begin(number)
-        at = gone
-        self._change_members(number, old[:at] + old[at + 1 :], lambda place: place - (place >= at))
+        self._change_members(number, old[:gone] + old[gone + 1 :], lambda place: place - (place >= gone))
         self._to_trash(dest)
-        for identity, known in list(index.items()):
-            if known == dest:
-                del index[identity]
+        del index[_endpoint(self._instance.dests.read(dest))]
         self._done()
 
     def _change_members(self, number: int, members: Sequence[Member], places: schedulers.Places) -> None:
@@ -364,11 +369,11 @@ class ServiceTable:
         number = changing - 1
         services = self._instance.services
         if services.get(number, "flags") & _layout.SERVICE_USED:
+            everybody = range(self._instance.config.get(0, "dests_high"))  # also one that never came into the pool
             if self.find_key(services.get(number, "key")) != number:
-                self._tidy(number)
+                self._tidy(number, everybody)
             else:
-                members = {member.dest for member in self.members(number)}
-                self._agree(number, members)
+                self._agree(number, self._member_dests(number), everybody)
         self._serve_families()
         self._done()
 
@@ -384,12 +389,9 @@ class ServiceTable:
         config.put(0, "changing", 0)
         self._generation = generation
 
-    def _serve_families(self, more: int = 0) -> None:
-        """Tell the packet path which families have services: those that have, and `more`."""
+    def _serve_families(self) -> None:
+        """Tell the packet path which families have services."""
         config, services = self._instance.config, self._instance.services
-        if more:
-            config.put(0, "families", config.get(0, "families") | more)
-            return
         left = config.get(0, "families")
         found = 0
         for number in self.numbers():
@@ -445,10 +447,8 @@ class ServiceTable:
             f"there is room for {records.entries} {what}; load with more: pylvs unload; pylvs load {option} N"
         )
 
-    def _set_dest_flags(self, dest: int, available: bool, local: bool) -> None:
-        flags = _layout.DEST_USED
-        flags |= _layout.DEST_AVAILABLE if available else 0
-        flags |= _layout.DEST_LOCAL if local else 0
+    def _make_available(self, dest: int, local: bool) -> None:
+        flags = _layout.DEST_USED | _layout.DEST_AVAILABLE | (_layout.DEST_LOCAL if local else 0)
         self._instance.dests.put(dest, "flags", flags)
 
     def _to_trash(self, dest: int) -> None:
@@ -457,9 +457,9 @@ class ServiceTable:
         dests.put(dest, "flags", dests.get(dest, "flags") & ~_layout.DEST_AVAILABLE)
         self._remembered().trash[_identity(dests.read(dest))] = dest
 
-    def _tidy(self, number: int) -> None:
-        """What remains to be done for a service that packets no longer find."""
-        self._agree(number, set())
+    def _tidy(self, number: int, dests: Iterable[int]) -> None:
+        """What remains to be done for a service that packets no longer find, and for those of `dests` that are its."""
+        self._agree(number, set(), dests)
         memory = self._remembered()
         pool = self._instance.services.get(number, "pool")
         size = 1 + self._instance.pools.get(pool, "count") if pool else 0
@@ -468,11 +468,10 @@ class ServiceTable:
         memory.members.pop(number, None)
         memory.free_service = min(memory.free_service, number)
 
-    def _agree(self, number: int, members: set[int]) -> None:
-        """Make the real servers of a service available or not, as its pool says."""
+    def _agree(self, number: int, members: set[int], among: Iterable[int]) -> None:
+        """Let those of `among` that are this service's be available if they are its members, and else in the trash."""
         dests = self._instance.dests
-        mine = members | {member.dest for member in self.members(number)} if not members else None
-        for dest in mine if mine is not None else range(self._instance.config.get(0, "dests_high")):
+        for dest in among:
             flags = dests.get(dest, "flags")
             if not flags & _layout.DEST_USED or dests.get(dest, "service") != number:
                 continue
