@@ -47,9 +47,9 @@ def main() -> int:
         print(f"pylvs: there is no command '{arguments[0]}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        result: int = import_module(f"pylvs.cli.{COMMANDS[arguments[0]][0]}").main(
-            arguments if COMMANDS[arguments[0]][0] == "instance" else arguments[1:]
-        )
+        module = COMMANDS[arguments[0]][0]
+        # pylvs.cli.instance serves several commands: it needs the word itself
+        result: int = import_module(f"pylvs.cli.{module}").main(arguments[module != "instance" :])
         sys.stdout.flush()
         return result
     except LVSError as error:

@@ -22,23 +22,13 @@ struct found {
 	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
 };
 
-static __always_inline void conn_key_client(const struct conn *c, struct tuple *key)
+/* The addresses under which its packets arrive, from the client or from the real server. */
+static __always_inline void conn_key(const struct conn *c, int from_server, struct tuple *key)
 {
-	key->src = c->caddr;
-	key->dst = c->vaddr;
-	key->sport = c->cport;
-	key->dport = c->vport;
-	key->protocol = c->protocol;
-	key->family = c->family;
-	key->unused = 0;
-}
-
-static __always_inline void conn_key_server(const struct conn *c, struct tuple *key)
-{
-	key->src = c->daddr;
-	key->dst = c->caddr;
-	key->sport = c->dport;
-	key->dport = c->cport;
+	key->src = from_server ? c->daddr : c->caddr;
+	key->dst = from_server ? c->caddr : c->vaddr;
+	key->sport = from_server ? c->dport : c->cport;
+	key->dport = from_server ? c->cport : c->vport;
 	key->protocol = c->protocol;
 	key->family = c->family;
 	key->unused = 0;
@@ -110,11 +100,11 @@ __noinline int conn_release(__u32 number, __u64 now)
 		return 0;
 	if (__sync_val_compare_and_swap(&c->life, CONN_LIVE, CONN_DEAD) != CONN_LIVE)
 		return 0;
-	conn_key_client(c, &key);
+	conn_key(c, 0, &key);
 	bpf_map_delete_elem(&conn_index, &key);
 	if (conn_method(c) == METHOD_MASQ) {
 		/* a newer connection of the same client port to the same server may own the reply side by now */
-		conn_key_server(c, &key);
+		conn_key(c, 1, &key);
 		ref = bpf_map_lookup_elem(&conn_index, &key);
 		if (ref && *ref == number * 2 + 1)
 			bpf_map_delete_elem(&conn_index, &key);
@@ -204,7 +194,7 @@ static __always_inline int conn_claim(const struct config *cfg, struct runtime *
 	ref = number * 2;
 	error = bpf_map_update_elem(&conn_index, key, &ref, BPF_NOEXIST);
 	if (!error && conn_method(c) == METHOD_MASQ) {
-		conn_key_server(c, &back);
+		conn_key(c, 1, &back);
 		ref = number * 2 + 1;
 		error = bpf_map_update_elem(&conn_index, &back, &ref, BPF_ANY);
 		if (error)
