@@ -18,6 +18,11 @@ SOURCES = ("tc", "sweep")
 CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
 SHARED = (
     "conn",
+    "conn_ipv4",
+    "conn_rest",
+    "back",
+    "more",
+    "group",
     "tuple",
     "service_key",
     "service",

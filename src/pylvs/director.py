@@ -110,10 +110,10 @@ class Director:
 
     @property
     def table_size(self) -> int:
-        """How many connections fit."""
+        """How many slots the connection table has."""
         if self._instance is None:
             return 1 << datapath.default_conn_bits()
-        return int(self._instance.config.get(0, "conn_capacity"))
+        return int(self._instance.config.get(0, "conn_slots"))
 
     def services(self) -> Iterator[Service]:
         """Every virtual service with its real servers, newest first, their connections and counters."""

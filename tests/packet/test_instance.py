@@ -98,7 +98,7 @@ def test_loading_again_changes_nothing(lvs: Harness) -> None:
     talk = Talk(lvs, IPV4).serve().opens()
     datapath.load().close()
     assert talk.asks("A").forwarded
-    assert lvs.instance.config.get(0, "conn_capacity") == 4096
+    assert lvs.instance.config.get(0, "conn_slots") == 4096
 
 
 @pytest.mark.parametrize("sizes", [

@@ -33,8 +33,9 @@ from typing import NamedTuple
 
 from pylvs.datapath import _layout, bpffs, syscall
 from pylvs.datapath import instance as datapath
+from pylvs.datapath.connections import Reader, entries
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import CONN, REASONS
+from pylvs.datapath.layout import REASONS
 from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.services import ServiceTable
 from pylvs.director import Director
@@ -114,15 +115,13 @@ def _sysctl(name: str, value: str) -> None:
 class _Maps:
     """All that a director knows, as it was right after loading: putting that back is 30 times as fast as loading."""
 
-    _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _QUEUE = 1, 2, 6, 9, 22
+    _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH = 1, 2, 6, 9
     _MAPPABLE = 1 << 10
-    _LOOKUP_AND_DELETE = 21
 
     def __init__(self, directory: str):
         self._arrays: list[tuple[mmap.mmap, bytes]] = []
         self._hashes: list[tuple[int, dict[bytes, bytes], int, int]] = []
         self._counters: list[tuple[int, int, bytes]] = []
-        self._queues: list[tuple[int, int]] = []
         for name in os.listdir(directory):
             fd = syscall.get(f"{directory}/{name}")
             kind, _, key, value, entries, flags = struct.unpack_from("=IIIIII", syscall.info(fd))
@@ -134,9 +133,6 @@ class _Maps:
                 continue
             elif kind == self._PERCPU_ARRAY:
                 self._counters.append((fd, entries, bytes(-(-value // 8) * 8 * possible_cpus())))
-                continue
-            elif kind == self._QUEUE:
-                self._queues.append((fd, value))
                 continue
             else:
                 assert name == "ticker", f"who puts {name} back?"  # the timer goes on
@@ -163,16 +159,11 @@ class _Maps:
         for fd, entries, nothing in self._counters:
             for number in range(entries):
                 syscall.map_update(fd, struct.pack("=I", number), nothing)
-        for fd, value in self._queues:
-            room = ctypes.create_string_buffer(value)
-            attributes = struct.pack("=I4xQQQ", fd, 0, ctypes.addressof(room), 0)
-            while not _libc.syscall(syscall._NUMBER, self._LOOKUP_AND_DELETE, attributes, len(attributes)):
-                pass
 
     def close(self) -> None:
         for memory, _ in self._arrays:
             memory.close()
-        for fd, *_ in (*self._hashes, *self._counters, *self._queues):
+        for fd, *_ in (*self._hashes, *self._counters):
             os.close(fd)
 
 
@@ -212,8 +203,6 @@ class Entry(NamedTuple):
     shown: Connection
     timeout: int
     """Milliseconds from each packet to the end."""
-    touched: int
-    """The director's clock at its last packet."""
     dest: int
     inactive: bool
 
@@ -485,20 +474,13 @@ class Harness:
 
     def entries(self) -> dict[tuple[str, int], Entry]:
         """Every connection with the numbers behind the listing, by the client's address and port."""
-        shown, found = self.connections(), {}
-        instance = self.instance
-        names = {name: place for place, name in enumerate(CONN.names)}
-        for record in CONN.iterate(instance.conns.read(0, instance.runtime.get(0, "fresh"))):
-            values = {name: record[names[name]] for name in ("life", "family", "caddr", "cport", "timeout", "expires",
-                                                             "dest", "status")}  # fmt: skip
-            raw = values["caddr"][: 16 if values["family"] == 10 else 4]
-            key = packets.text(raw), socket.ntohs(values["cport"])
-            if values["life"] == _layout.CONN_LIVE and key in shown:
-                found[key] = Entry(
-                    shown[key], values["timeout"], values["expires"] - values["timeout"] * 1_000_000, values["dest"],
-                    bool(values["status"] >> 8 & _layout.CONN_INACTIVE),
-                )  # fmt: skip
-        return found
+        reader = Reader(self.instance)
+        return {
+            (connection.caddr, connection.cport): Entry(
+                connection, entry.timeout, entry.dest, bool(entry.flags & _layout.CONN_INACTIVE)
+            )
+            for entry, connection in ((entry, reader.read(entry)) for entry in entries(self.instance))
+        }
 
     def service(self, words: str) -> Service:
         """The only service whose printed name ends like this, e.g. "10.99.0.1:80"."""

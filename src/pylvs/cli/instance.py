@@ -81,11 +81,11 @@ def _load(arguments: argparse.Namespace) -> int:
     if running is None:
         running = instance.load(arguments.conn_tab_bits, arguments.max_services, arguments.max_dests)
         print(
-            f"loaded: room for {running.config.get(0, 'conn_capacity')} connections, "
+            f"loaded: room for {running.config.get(0, 'conn_slots')} connections, "
             f"attached to {len(running.attached())} interfaces"
         )
         return 0
-    if arguments.conn_tab_bits is not None and 1 << arguments.conn_tab_bits != running.config.get(0, "conn_capacity"):
+    if arguments.conn_tab_bits is not None and 1 << arguments.conn_tab_bits != running.config.get(0, "conn_slots"):
         raise DatapathError("the connection table of a running director keeps its size; pylvs unload first")
     with running.locked():
         if running.outdated():

@@ -22,6 +22,7 @@ MEANING = {
     "up_fragment": "a fragment",
     "up_no_service": "no virtual service and no connection",
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
+    "up_just_ended": "its connection ended while the packet was at it",
     "up_client_port_20": "from client port 20, which is never balanced",
     "up_local_real_server": "the chosen real server is the director itself",
     "up_reply_unchanged": "a reply of LVS-DR that passed through the director",
@@ -32,6 +33,7 @@ MEANING = {
     "dropped_no_destination": "no real server to take it; answered with ICMP port unreachable",
     "dropped_destination_gone": "its real server was removed; the connection waits for it",
     "dropped_table_full": "the connection table is full",
+    "dropped_contended": "another CPU was making the same connection",
     "dropped_no_route": "no route to the real server; answered with ICMP host unreachable",
     "dropped_ttl_exceeded": "TTL over; answered with ICMP time exceeded",
     "dropped_too_big": "too big for the way; answered with ICMP fragmentation needed",
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def _status(running: Instance) -> None:
-    capacity, used = running.config.get(0, "conn_capacity"), running.runtime.get(0, "conns")
+    capacity, used = running.config.get(0, "conn_slots"), running.runtime.get(0, "conns")
     loaded = datetime.fromtimestamp(running.config.get(0, "loaded")).strftime("%Y-%m-%d %H:%M:%S")
     table = ServiceTable(running)
     services = list(table.numbers())

@@ -6,6 +6,7 @@ everything is pinned and attached under `new/`, and the last step is a rename to
 
 import errno
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,14 +19,16 @@ from pylvs.protocols import tcp, udp
 SHARED = {
     "config": layout.CONFIG,
     "runtime": layout.RUNTIME,
-    "conns": layout.CONN,
+    "slots": layout.CONN,
+    "tags": layout.TAG,
+    "groups": layout.GROUP,
     "services": layout.SERVICE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
     "estimates": layout.ESTIMATE,
 }
-HASHES = ("conn_index", "service_index", "own_addresses")
+HASHES = ("service_index", "own_addresses")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
@@ -34,29 +37,30 @@ _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time mo
 
 
 def default_conn_bits() -> int:
-    """2**this connections fit by default: modest, about a 64th of the memory of a small machine, 2**18 at most."""
+    """The connection table has 2**this slots by default: at most a 128th of the machine's memory, and 2**20."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(14, min(18, (memory // 64 // 400).bit_length() - 1))
+    return max(14, min(20, (memory // 128 // layout.CONN.size).bit_length() - 1))
 
 
 class Instance:
     """The pinned state of a director, open for reading and changing.
 
     Attributes:
-        config, runtime, conns, services, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, slots, tags, groups, services, pools, dests, dest_loads, estimates: the shared arrays.
         service_index, own_addresses: hashes.
         counters, reasons: per-CPU counters.
     """
 
     config: SharedArray
     runtime: SharedArray
-    conns: SharedArray
+    slots: SharedArray
+    tags: SharedArray
+    groups: SharedArray
     services: SharedArray
     pools: SharedArray
     dests: SharedArray
     dest_loads: SharedArray
     estimates: SharedArray
-    conn_index: Hash
     service_index: Hash
     own_addresses: Hash
     counters: PerCpuArray
@@ -209,7 +213,9 @@ class Instance:
         """
         maps = {name: syscall.get(f"{self.path}/maps/{name}") for name in os.listdir(f"{self.path}/maps")}
         try:
-            taken_over, loaded = programs.load({}, maps)
+            taken_over, loaded = programs.load(
+                {}, maps, self.config.get(0, "conn_slots") // _layout.GROUP_SLOTS, self.config.get(0, "seeds")
+            )
         finally:
             for fd in maps.values():
                 os.close(fd)
@@ -282,7 +288,7 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
     """The director of our network namespace, loaded and attached to every interface if there was none.
 
     Args:
-        conn_bits: 2**this connections fit; None for what suits the machine's memory.
+        conn_bits: the connection table has 2**this slots; None for what suits the machine's memory.
         max_services, max_dests: how many virtual services and real servers fit.
 
     Raises:
@@ -326,11 +332,13 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         bpffs.remove_tree(f"{where}/{rest}")
     for path in (new, f"{new}/maps", f"{new}/programs", f"{new}/links"):
         os.mkdir(path, 0o700)
-    capacity, objects = 1 << conn_bits, 1 + max_services + max_dests
+    slots, objects = 1 << conn_bits, 1 + max_services + max_dests
+    groups = slots // _layout.GROUP_SLOTS
+    seeds = struct.unpack(f"={_layout.TABLE_SEEDS}Q", os.urandom(8 * _layout.TABLE_SEEDS))
     sizes = {
-        "conns": capacity,
-        "conn_index": 2 * capacity,
-        "conn_free": capacity,
+        "slots": groups,
+        "tags": groups,
+        "groups": groups,
         "services": max_services,
         "service_index": max_services,
         "dests": max_dests,
@@ -340,7 +348,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "counters": objects,
         "estimates": objects,
     }
-    maps, loaded = programs.load(sizes, {})
+    maps, loaded = programs.load(sizes, {}, groups, seeds)
     try:
         for name, fd in maps.items():
             syscall.pin(fd, f"{new}/maps/{name}")
@@ -349,7 +357,8 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         config = SharedArray(maps["config"], layout.CONFIG)
         settings = layout.CONFIG.pack(
             layout_version=_layout.VERSION,
-            conn_capacity=capacity,
+            conn_slots=slots,
+            seeds=seeds,
             max_services=max_services,
             max_dests=max_dests,
             timeouts=2 * (*tcp.timeouts_ms(), udp.TIMEOUT * 1000),

@@ -18,9 +18,12 @@ class SharedArray:
     """
 
     def __init__(self, fd: int, layout: Layout):
-        _, size, self.entries = syscall.map_size(fd)
-        if size != layout.size:
+        _, size, entries = syscall.map_size(fd)
+        # an entry of the map may hold many records
+        if size % layout.size:
             raise ValueError(f"a record is {size} bytes in the kernel and {layout.size} here")
+        self.entries = entries * (size // layout.size)
+        size = layout.size
         self.fd = fd
         self.layout = layout
         # the kernel hands out whole pages
@@ -30,6 +33,11 @@ class SharedArray:
         # memoryview is one store.
         view = memoryview(self.memory)
         self._words = {"B": view, "H": view.cast("H"), "I": view.cast("I"), "i": view.cast("i"), "Q": view.cast("Q")}
+
+    @property
+    def words(self) -> memoryview:
+        """All of it as 32-bit words: reading one is one load."""
+        return self._words["I"]
 
     def get(self, number: int, name: str) -> Any:
         """One member of one record."""

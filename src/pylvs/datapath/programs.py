@@ -1,6 +1,8 @@
 """The compiled programs: loading them over one set of maps, and telling one build from another."""
 
 import os
+import struct
+from collections.abc import Sequence
 
 from pylvs.datapath.maps import possible_cpus
 from pylvs.errors import DatapathError
@@ -25,13 +27,28 @@ def fingerprint() -> bytes:
     return digest.digest()
 
 
-def load(sizes: dict[str, int], existing: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Load both objects over one set of maps. Returns (maps, programs) as file descriptors."""
+def load(
+    sizes: dict[str, int], existing: dict[str, int], groups: int, seeds: Sequence[int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Load both objects over one set of maps.
+
+    Args:
+        sizes: map -> entries, for maps that are to be made.
+        existing: map -> file descriptor, for maps that are there.
+        groups: how many groups of slots the connection table has.
+        seeds: of its hash.
+
+    Returns:
+        (maps, programs) as file descriptors.
+    """
     from pylvs.datapath.object import Object
 
     constants = {
+        "table_groups": struct.pack("=I", groups),
+        "table_seeds": struct.pack(f"={len(seeds)}Q", *seeds),
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
+        "tcp_half_open": tcp.half_open_bytes(),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
     traffic = Object("tc", sizes, existing, constants)

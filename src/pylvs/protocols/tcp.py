@@ -19,6 +19,7 @@ TIMEOUTS = {
 
 # The states that `ActiveConn` counts (facts 2.8).
 ACTIVE = ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK")
+HALF_OPEN = ("SYN_SENT", "SYN_RECV", "SYNACK")
 
 DIRECTIONS = ("INPUT", "OUTPUT", "INPUT_ONLY")
 EVENTS = ("SYN", "FIN", "ACK", "RST")
@@ -54,6 +55,11 @@ def table_bytes() -> bytes:
 def active_bytes() -> bytes:
     """One byte for each state: does it count as active?"""
     return bytes(state in ACTIVE for state in STATES)
+
+
+def half_open_bytes() -> bytes:
+    """One byte for each state: does a connection in it give way when there is no room for a new one?"""
+    return bytes(state in HALF_OPEN for state in STATES)
 
 
 def timeouts_ms() -> tuple[int, ...]:

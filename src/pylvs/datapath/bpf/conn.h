@@ -1,77 +1,80 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * The connection table, behind four words: find, claim, touch, release.
- *
- * Today: a preallocated hash whose value is the number of a record in an array. Both directions of a NAT connection
- * lead to the same record. Nobody outside this file knows.
+ * Connections, behind four words: find, claim, touch, release. Where they are kept is table.h's.
  *
  * Rules of this file:
- *  - A record is filled before the index leads to it, and the index forgets it before it is given back.
- *  - Whoever moves `life` from LIVE to DEAD, and nobody else, takes the connection apart.
- *  - A record given back rests for QUARANTINE, so that a packet that found it just before is done with it.
+ *  - A connection's life word is SLOT_CONN of one turn from its birth to its end; who moves it from there to SLOT_DEAD,
+ *    and nobody else, takes it apart.
+ *  - Nobody holds a lock, so a connection may end while a packet is at it, and its slot be used again. So who has read
+ *    what a packet needs looks at the life word again, and a status is only changed as that of the same turn.
  *  - A connection past its time is gone, whether or not the sweep has been there.
- *  - No live connection ever gives way to a new one: when there is no room, claim says so.
+ *  - No established connection ever gives way to a new one. Half-open ones do, the oldest of a few first, and if there
+ *    is none claim says that there is no room.
  */
 #pragma once
 
-#define QUARANTINE (100 * MSEC)
+#define WAIT_MAX (1u << 14)	/* looks at what another CPU is about to finish */
+#define GIVE_WAY_LOOKS 4	/* half-open connections to choose the oldest from */
+
+const volatile __u8 tcp_half_open[TCP_STATES];
 
 struct found {
-	struct conn *conn;
 	__u32 number;
+	__u32 life;
 	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
 };
 
-/* The addresses under which its packets arrive, from the client or from the real server. */
-static __always_inline void conn_key(const struct conn *c, int from_server, struct tuple *key)
-{
-	key->src = from_server ? c->daddr : c->caddr;
-	key->dst = from_server ? c->caddr : c->vaddr;
-	key->sport = from_server ? c->dport : c->cport;
-	key->dport = from_server ? c->cport : c->vport;
-	key->protocol = c->protocol;
-	key->family = c->family;
-	key->unused = 0;
-}
+/* ---- what a connection says ---------------------------------------------------------------------------------- */
 
 static __always_inline __u32 conn_method(const struct conn *c)
 {
 	return (c->status >> 8) & CONN_METHOD;
 }
 
-/* ---- slots --------------------------------------------------------------------------------------------------- */
-
-static __always_inline void slot_give_back(struct conn *c, __u32 number, __u64 now)
+static __always_inline void conn_caddr(const struct conn *c, union address *address)
 {
-	c->freed = now;
-	c->expires = 0;
-	c->life = CONN_FREE;
-	bpf_map_push_elem(&conn_free, &number, 0);
+	union address four = { .word = { c->at.ipv4.caddr } };
+
+	*address = c->family == AF_INET ? four : c->at.ipv6.caddr;
 }
 
-/* A free record, or NULL when the table is full. The longest idle one first; a virgin one if that still rests. */
-static __always_inline struct conn *slot_take(const struct config *cfg, struct runtime *rt, __u64 now, __u32 *number)
+static __always_inline void conn_vaddr(const struct conn *c, union address *address)
 {
-	struct conn *c;
-	__u64 fresh;
+	union address four = { .word = { c->at.ipv4.vaddr } };
 
-	if (!bpf_map_pop_elem(&conn_free, number)) {
-		c = at(&conns, *number);
-		if (!c)
-			return NULL;
-		if (now >= c->freed + QUARANTINE)
-			return c;
-		bpf_map_push_elem(&conn_free, number, 0);
-	}
-	if (rt->fresh >= cfg->conn_capacity)
+	*address = c->family == AF_INET ? four : c->at.ipv6.vaddr;
+}
+
+/* The addresses under which a LVS-NAT real server's packets arrive. */
+static __always_inline void conn_back_key(const struct conn *c, const struct dest *d, struct tuple *key)
+{
+	key->src = d->address;
+	conn_caddr(c, &key->dst);
+	key->sport = c->dport;
+	key->dport = c->cport;
+	key->protocol = c->protocol;
+	key->family = c->family;
+	key->unused = 0;
+}
+
+/* The rest of a connection, which an IPv6 one may lack. */
+static __always_inline struct conn_rest *conn_rest(struct conn *c, __u32 number)
+{
+	__u32 place = c->life >> LIFE_MORE_SHIFT & 0xff;
+	struct more *more;
+
+	if (c->family == AF_INET)
+		return &c->at.ipv4.rest;
+	if (!place)
 		return NULL;
-	fresh = __sync_fetch_and_add(&rt->fresh, 1);
-	if (fresh >= cfg->conn_capacity) {
-		__sync_fetch_and_add(&rt->fresh, -1);
-		return NULL;
-	}
-	*number = fresh;
-	return at(&conns, fresh);
+	more = (struct more *)conn_at((number & ~(GROUP_SLOTS - 1)) + place - 1);
+	return more ? &more->rest : NULL;
+}
+
+/* Is it still the connection that was found? */
+static __always_inline int conn_same(const struct conn *c, const struct found *found)
+{
+	return *(volatile const __u32 *)&c->life == found->life;
 }
 
 /* ---- the end of a connection -------------------------------------------------------------------------------- */
@@ -88,129 +91,420 @@ static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
 		load->idle = now;
 }
 
-/* Take a connection apart. Returns 0 if somebody else does. */
-__noinline int conn_release(__u32 number, __u64 now)
+/* Take a connection off the real server's side: an older one with the same replies gets them again. */
+static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
 {
-	struct conn *c = at(&conns, number);
-	struct runtime *rt = at(&runtime, 0);
-	struct tuple key;
-	__u32 *ref;
+	__u64 found = table_find(key, KINDS(SLOT_BACK), 0), old, new;
+	__u32 slot = (__u32)found - 1, life = found >> 32, mine = 1 + number;
+	struct back *b;
 
-	if (!c || !rt)
-		return 0;
-	if (__sync_val_compare_and_swap(&c->life, CONN_LIVE, CONN_DEAD) != CONN_LIVE)
-		return 0;
-	conn_key(c, 0, &key);
-	bpf_map_delete_elem(&conn_index, &key);
-	if (conn_method(c) == METHOD_MASQ) {
-		/* a newer connection of the same client port to the same server may own the reply side by now */
-		conn_key(c, 1, &key);
-		ref = bpf_map_lookup_elem(&conn_index, &key);
-		if (ref && *ref == number * 2 + 1)
-			bpf_map_delete_elem(&conn_index, &key);
+	b = found ? (struct back *)conn_at(slot) : NULL;
+	if (!b)
+		return;
+	for (int i = 0; i < 8; i++) {
+		old = b->conns;
+		if ((__u32)old == mine)
+			new = old >> 32;
+		else if (old >> 32 == mine)
+			new = (__u32)old;
+		else
+			return;
+		if (__sync_val_compare_and_swap(&b->conns, old, new) != old)
+			continue;
+		/* who comes now and sees that there is none takes another slot */
+		if (!new && __sync_val_compare_and_swap(&b->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) == life)
+			table_give_back(slot, 1, now);
+		return;
 	}
+}
+
+static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
+{
+	__u32 place = life >> LIFE_MORE_SHIFT & 0xff;
+
+	if (place)
+		table_give_back((number & ~(GROUP_SLOTS - 1)) + place - 1, 0, now);
+}
+
+/* The key under which a connection is just being forgotten. Not on the stack, of which there is little; nothing
+ * interrupts a packet's or the timer's program on its CPU by another one of them. */
+MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
+
+/* Take a connection apart, if it is still in the life in which it was found. Returns 0 if somebody else does. */
+__noinline int conn_release(__u32 number, __u32 life, __u64 now)
+{
+	struct runtime *rt = at(&runtime, 0);
+	struct tuple *key = at(&leaving, 0);
+	struct conn *c = conn_at(number);
+	struct dest *d;
+
+	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
+		return 0;
+	d = at(&dests, c->dest);
+	if (d && conn_method(c) == METHOD_MASQ) {
+		conn_back_key(c, d, key);
+		back_leave(key, number, now);
+	}
+	more_give_back(number, life, now);
 	load_unbind(c->dest, c->status, now);
 	__sync_fetch_and_add(&rt->conns, -1);
-	slot_give_back(c, number, now);
+	table_give_back(number, 1, now);
 	return 1;
 }
 
-/* ---- find, claim, touch ------------------------------------------------------------------------------------- */
+/* ---- room ---------------------------------------------------------------------------------------------------- */
 
-static __always_inline int conn_find(const struct tuple *key, __u64 now, struct found *found)
+struct room_walk {
+	__u64 now;
+	__u32 group;
+	__u32 other;
+	__u32 seen;		/* half-open connections */
+	__u32 number;		/* 1 + that of the one that goes first */
+	__u32 life;
+	__u32 expires;
+	__u32 over;		/* its time is over anyway */
+};
+
+static long room_step(__u64 i, struct room_walk *w)
 {
-	__u32 *ref = bpf_map_lookup_elem(&conn_index, key);
+	__u32 number = (i < GROUP_SLOTS ? w->group : w->other) * GROUP_SLOTS + i % GROUP_SLOTS, life, state;
+	struct conn *c = conn_at(number);
+	struct conn_rest *rest;
+
+	if (!c)
+		return 1;
+	life = c->life;
+	if ((life & LIFE_KIND) == SLOT_BACK)
+		number = (__u32)((struct back *)c)->conns - 1;
+	else if ((life & LIFE_KIND) == SLOT_MORE)
+		number = ((struct more *)c)->conn;
+	else if ((life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	c = conn_at(number);
+	if (!c)
+		return 0;
+	life = c->life;
+	if ((life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	w->over = past(c->expires, w->now);
+	if (!w->over) {
+		state = c->status & STATUS_STATE;
+		if (c->protocol != IPPROTO_TCP || state >= TCP_STATES || !tcp_half_open[state])
+			return 0;
+		rest = conn_rest(c, number);
+		if (rest && rest->controls)
+			return 0;
+		if (w->seen++ && (__s32)(c->expires - w->expires) >= 0)
+			return w->seen >= GIVE_WAY_LOOKS;
+	}
+	w->number = 1 + number;
+	w->life = life;
+	w->expires = c->expires;
+	return w->over || w->seen >= GIVE_WAY_LOOKS;
+}
+
+/* Who gives way to a newcomer of this spot: 1 + number, life << 32; 0: nobody. */
+__noinline __u64 conn_to_give_way(const struct spot *spot, __u64 now)
+{
+	struct runtime *rt = at(&runtime, 0);
+	struct room_walk w = { .now = now };
+
+	if (!spot || !rt)
+		return 0;
+	w.group = spot->group;
+	w.other = spot->other;
+	bpf_loop(2 * GROUP_SLOTS, room_step, &w, 0);
+	if (w.number && !w.over)
+		__sync_fetch_and_add(&rt->gave_way, 1);
+	return (__u64)w.life << 32 | w.number;
+}
+
+/* A slot in one of a key's groups, now held: 1 + its number, or 0. Makes room if need be. */
+static __always_inline __u32 conn_slot(const struct spot *spot, __u64 now)
+{
+	__u32 number = table_take(spot, 0, now);
+	__u64 victim;
+
+	if (number)
+		return number;
+	number = table_take(spot, 1, now);
+	if (number)
+		return number;
+	victim = conn_to_give_way(spot, now);
+	if (!victim)
+		return 0;
+	conn_release((__u32)victim - 1, victim >> 32, now);
+	return table_take(spot, 1, now);
+}
+
+/* ---- find, touch ---------------------------------------------------------------------------------------------- */
+
+/* The connection of these addresses, or NULL; then found->life is 0. */
+static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
+{
+	__u64 slot = table_find(key, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
 	struct conn *c;
 
-	if (!ref)
-		return 0;
-	found->number = *ref >> 1;
-	found->from_server = *ref & 1;
-	c = at(&conns, found->number);
-	if (!c || c->life != CONN_LIVE)
-		return 0;
-	if (c->expires <= now) {
-		conn_release(found->number, now);
-		return 0;
+	found->life = found->from_server = 0;
+	if (!slot)
+		return NULL;
+	c = conn_at(number);
+	back = (life & LIFE_KIND) == SLOT_BACK;
+	if (c && back) {
+		number = (__u32)((struct back *)c)->conns - 1;
+		c = conn_at(number);
+		if (c) {
+			life = *(volatile __u32 *)&c->life;
+			if (c->cport != key->dport || c->dport != key->sport)
+				return NULL;
+		}
 	}
-	found->conn = c;
-	return 1;
+	if (!c || (life & LIFE_KIND) != SLOT_CONN)
+		return NULL;
+	if (past(c->expires, now)) {
+		conn_release(number, life, now);
+		return NULL;
+	}
+	found->number = number;
+	found->life = life;
+	found->from_server = back;
+	return c;
+}
+
+static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
+{
+	return ticks(now + timeout * MSEC);
 }
 
 /* The packet counts as use: the connection lives for its timeout from now. The store is spared within a clock tick,
  * so that the packets of a busy connection do not fight for its cache line. */
 static __always_inline void conn_touch(struct conn *c, __u64 now)
 {
-	__u64 expires = now + c->timeout * MSEC;
+	__u32 expires = conn_deadline(c->timeout, now);
 
 	if (c->expires != expires)
 		c->expires = expires;
 }
 
-/* What a new connection is. */
-struct birth {
-	__u32 dest;
-	__u32 flags;		/* conn_flag */
-	union address daddr;
-	__u16 dport;
-	__u32 fwmark;
+/* ---- claim ----------------------------------------------------------------------------------------------------- */
+
+struct wait {
+	__u32 number;
+	__u32 life;
 };
 
-/* A new connection for the packet's tuple, bound to its real server; 0 when the table is full.
- * If another CPU made the same connection meanwhile, that one is the answer. */
-static __always_inline int conn_claim(const struct config *cfg, struct runtime *rt, const struct tuple *key,
-				      const struct birth *birth, __u64 now, struct found *found)
+static long wait_step(__u64 i, struct wait *w)
 {
-	struct dest_load *load = at(&dest_loads, birth->dest);
-	struct tuple back;
-	__u32 number, ref;
-	struct conn *c;
-	long error;
+	struct conn *c = conn_at(w->number);
 
-	if (!load)
+	return !c || *(volatile __u32 *)&c->life != w->life;
+}
+
+/* Wait until another CPU has done what it is at with a slot. */
+static __always_inline void wait_for(__u64 slot)
+{
+	struct wait w = { .number = (__u32)slot - 1, .life = slot >> 32 };
+
+	bpf_loop(WAIT_MAX, wait_step, &w, 0);
+}
+
+/* Publish a filled slot, and make it what it is to be, unless another CPU has made one with the same key. Returns the
+ * slot that is it now, in the form of table_find: this one, or the other one, and then this one was given back. 0: the
+ * two got into each other's way, and neither is.
+ *
+ * Both publish before they look, so at least one of them sees the other. Who sees one that is finished gives up; if
+ * both are unfinished, the higher number gives up and the lower one waits to see it go. */
+__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, __u64 now)
+{
+	struct conn *c = conn_at(number);
+	struct spot spot;
+	__u64 other;
+	__u32 life;
+
+	if (!c || !key)
 		return 0;
-	c = slot_take(cfg, rt, now, &number);
-	if (!c)
+	life = c->life;
+	table_spot(key, &spot);
+	table_publish(number, spot.tag);
+	for (int i = 0; i < 4; i++) {
+		other = table_find(key, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		if (!other) {
+			life = (life & ~LIFE_KIND) | kind;
+			c->life = life;
+			return (__u64)life << 32 | (1 + number);
+		}
+		if ((other >> 32 & LIFE_KIND) != SLOT_FILLING || (__u32)other < 1 + number)
+			break;
+		wait_for(other);
+	}
+	more_give_back(number, life, now);
+	table_give_back(number, 1, now);
+	wait_for(other);
+	return table_find(key, KINDS(kind & 0xf), 0);
+}
+
+static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32 number)
+{
+	struct back *b = (struct back *)conn_at(slot);
+
+	if (!b)
+		return;
+	b->conns = 1 + number;
+	b->sport = key->sport;
+	b->dport = key->dport;
+	b->protocol = key->protocol;
+	b->family = key->family;
+	if (key->family == AF_INET) {
+		b->at.ipv4.caddr = key->src.word[0];
+		b->at.ipv4.vaddr = key->dst.word[0];
+	} else {
+		b->at.ipv6.caddr = key->src;
+		b->at.ipv6.vaddr = key->dst;
+	}
+}
+
+/* Let a reply's addresses lead to a connection, by the slot that was filled for it. If there is one already, an older
+ * connection has the same replies: they are the newer one's while that lives. */
+static __always_inline int back_join(__u32 slot, const struct tuple *key, __u32 number, __u64 now)
+{
+	__u64 found = conn_settle(slot, key, SLOT_BACK, now), old;
+	struct back *b;
+
+	if ((__u32)found == 1 + slot)
+		return 1;
+	b = found ? (struct back *)conn_at((__u32)found - 1) : NULL;
+	if (!b)
 		return 0;
+	for (int i = 0; i < 4; i++) {
+		old = b->conns;
+		if (!old)
+			return 0;	/* just being given back */
+		if (__sync_val_compare_and_swap(&b->conns, old, old << 32 | (1 + number)) == old)
+			return 1;
+	}
+	return 0;
+}
+
+/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
+struct birth {
+	union address daddr;
+	__u32 dest;
+	__u32 flags;		/* conn_flag */
+	__u32 fwmark;
+	__u16 dport;
+	__u16 unused;
+	struct tuple reply;
+	struct spot spot;
+};
+
+MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
+
+static __always_inline void conn_fill(struct conn *c, const struct tuple *key, const struct birth *birth, __u64 now)
+{
+	struct conn_rest rest = { .fwmark = birth->fwmark };
+
 	c->timeout = 3000;	/* until the protocol sets its own */
-	c->expires = now + 3 * SECOND;
+	c->expires = conn_deadline(3000, now);
 	c->dest = birth->dest;
-	c->status = STATUS_FLAG(birth->flags);
+	c->status = STATUS_FLAG(birth->flags) | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
 	c->packets = 0;
 	c->cport = key->sport;
 	c->vport = key->dport;
 	c->dport = birth->dport;
 	c->protocol = key->protocol;
 	c->family = key->family;
-	c->fwmark = birth->fwmark;
-	c->daddr = birth->daddr;
-	c->caddr = key->src;
-	c->vaddr = key->dst;
-	c->life = CONN_LIVE;
+	if (key->family == AF_INET) {
+		c->at.ipv4.caddr = key->src.word[0];
+		c->at.ipv4.vaddr = key->dst.word[0];
+		c->at.ipv4.rest = rest;
+	} else {
+		c->at.ipv6.caddr = key->src;
+		c->at.ipv6.vaddr = key->dst;
+	}
+}
 
+/* A slot for the rest of an IPv6 connection, if there is anything to say there. 0: there is no room for it. */
+static __always_inline int more_fill(struct conn *c, __u32 number, const struct birth *birth, __u64 now)
+{
+	struct conn_rest rest = { .fwmark = birth->fwmark };
+	struct more *more;
+	__u32 place;
+
+	if (c->family == AF_INET || !rest.fwmark)
+		return 1;
+	place = group_take(number / GROUP_SLOTS, 0, 1, now);
+	more = place ? (struct more *)conn_at(place - 1) : NULL;
+	if (!more)
+		return 0;
+	more->conn = number;
+	more->rest = rest;
+	more->life = (more->life & ~LIFE_KIND) | SLOT_MORE;
+	c->life |= ((place - 1) % GROUP_SLOTS + 1) << LIFE_MORE_SHIFT;
+	return 1;
+}
+
+static __always_inline void birth_reply(struct birth *birth, const struct tuple *key)
+{
+	birth->reply.src = birth->daddr;
+	birth->reply.dst = key->src;
+	birth->reply.sport = birth->dport;
+	birth->reply.dport = key->sport;
+	birth->reply.protocol = key->protocol;
+	birth->reply.family = key->family;
+}
+
+/* A new connection for the packet's tuple, bound to its real server; 0 if there is no room for it. If another CPU made
+ * the same connection meanwhile, that one is the answer. */
+static __always_inline int conn_claim(struct runtime *rt, const struct tuple *key, struct birth *birth, __u64 now,
+				      struct found *found)
+{
+	struct dest_load *load = at(&dest_loads, birth->dest);
+	int nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	__u32 number, back = 0;
+	struct conn *c;
+	__u64 slot;
+
+	if (!load)
+		return 0;
+	table_spot(key, &birth->spot);
+	number = conn_slot(&birth->spot, now) - 1;
+	c = conn_at(number);
+	if (!c)
+		return 0;
+	conn_fill(c, key, birth, now);
+	if (nat) {
+		birth_reply(birth, key);
+		table_spot(&birth->reply, &birth->spot);
+		back = conn_slot(&birth->spot, now);
+		if (back)
+			back_fill(back - 1, &birth->reply, number);
+	}
+	if ((nat && !back) || !more_fill(c, number, birth, now)) {
+		if (back)
+			table_give_back(back - 1, 1, now);
+		table_give_back(number, 1, now);
+		return 0;
+	}
 	/* counted before it can be found, so that the one who releases it never counts below nothing */
 	__sync_fetch_and_add(&load->total, 1);
 	__sync_fetch_and_add(&rt->conns, 1);
-	ref = number * 2;
-	error = bpf_map_update_elem(&conn_index, key, &ref, BPF_NOEXIST);
-	if (!error && conn_method(c) == METHOD_MASQ) {
-		conn_key(c, 1, &back);
-		ref = number * 2 + 1;
-		error = bpf_map_update_elem(&conn_index, &back, &ref, BPF_ANY);
-		if (error)
-			bpf_map_delete_elem(&conn_index, key);
-	}
-	if (error) {
-		/* undone here, not by conn_release, which would unlink the winner */
-		if (__sync_val_compare_and_swap(&c->life, CONN_LIVE, CONN_DEAD) != CONN_LIVE)
-			return 0;
+	slot = conn_settle(number, key, SLOT_CONN, now);
+	if ((__u32)slot != 1 + number) {
 		__sync_fetch_and_add(&rt->conns, -1);
-		load_unbind(birth->dest, c->status, now);
-		slot_give_back(c, number, now);
-		return error == -EEXIST && conn_find(key, now, found);
+		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
+		if (back)
+			table_give_back(back - 1, 1, now);
+		return slot && conn_find(key, now, found) && !found->from_server;
 	}
-	found->conn = c;
 	found->number = number;
+	found->life = slot >> 32;
 	found->from_server = 0;
+	if (back && !back_join(back - 1, &birth->reply, number, now)) {
+		conn_release(number, found->life, now);
+		return 0;
+	}
 	return 1;
 }

@@ -5,14 +5,31 @@
  */
 #pragma once
 
-/* The kernel's neighbour code sends a connection's first packet and then one in 64. The packet at hand is counted
- * already; replies go by the requests' number. */
+/* The kernel's neighbour code sends a connection's first packet and then one in 64. */
 #define ASK_MASK 63
 
-static __always_inline int ask_neighbour(const struct conn *c)
+static __always_inline int ask_neighbour(__u32 packets_before)
 {
-	return (c->packets & ASK_MASK) == 1;
+	return (packets_before & ASK_MASK) == 0;
 }
+
+/* What a connection says about the way of a packet. */
+struct way {
+	union address address;	/* of a request: the real server's; of a reply: its new source */
+	__u16 port;		/* the new one under LVS-NAT */
+	__u8 nat;
+	__u8 ask;
+};
+
+/* What icmp.h can answer. */
+enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG };
+
+/* What is to become of a packet beside its reason. */
+struct outcome {
+	int verdict;
+	__u32 error;		/* 1 + enum error: the ICMP message to answer with; the verdict is that answer's then */
+	__u32 mtu;
+};
 
 /* Sources that the stack would never accept; only asked for new connections. */
 static __always_inline int martian(struct __sk_buff *skb, const struct packet *p)
@@ -27,65 +44,69 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 }
 
 /* A request to its real server. */
-static __always_inline int forward_request(struct __sk_buff *skb, struct packet *p, struct conn *c,
-					   const struct dest *d, __u64 now, int *verdict)
+__noinline int forward_request(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
+			       __u64 now)
 {
-	int nat = conn_method(c) == METHOD_MASQ, ask = ask_neighbour(c);
-	__u8 family = p->tuple.family;
 	struct bpf_fib_lookup fib;
-	union address daddr = c->daddr, any = {};
+	union address any = {};
 	enum routed routed;
+	__u8 family;
 
-	if (d->flags & DEST_LOCAL)
-		return UP_LOCAL_REAL_SERVER;
-	*verdict = TC_ACT_SHOT;
-	routed = route(skb, &fib, family, &any, &daddr, wire_length(skb, p), ask, now);
+	if (!p || !way || !out)
+		return DROPPED_REWRITE_FAILED;
+	family = p->tuple.family;
+	out->verdict = TC_ACT_SHOT;
+	routed = route(skb, &fib, family, &any, &way->address, wire_length(skb, p), way->ask, now);
 	if (routed == ROUTED_NOWHERE) {
-		*verdict = icmp_answer(skb, p, ERROR_HOST, 0, now);
+		out->error = 1 + ERROR_HOST;
 		return DROPPED_NO_ROUTE;
 	}
 	if (p->ttl <= 1) {
-		*verdict = icmp_answer(skb, p, ERROR_TTL, 0, now);
+		out->error = 1 + ERROR_TTL;
 		return DROPPED_TTL_EXCEEDED;
 	}
 	if (routed == ROUTED_TOO_BIG) {
 		if (!p->dont_fragment)
 			return DROPPED_NEEDS_FRAGMENTS;
 		/* what is quoted has been counted as a hop already */
-		if (decrement_ttl(skb, family))
-			*verdict = icmp_answer(skb, p, ERROR_TOO_BIG, fib.mtu_result, now);
+		if (decrement_ttl(skb, family)) {
+			out->error = 1 + ERROR_TOO_BIG;
+			out->mtu = fib.mtu_result;
+		}
 		return DROPPED_TOO_BIG;
 	}
-	if (nat ? !nat_rewrite(skb, p, &daddr, c->dport, 0) : !decrement_ttl(skb, family))
+	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, family))
 		return DROPPED_REWRITE_FAILED;
-	*verdict = transmit(skb, &fib, ask || routed == ROUTED_UNRESOLVED);
-	return nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
+	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
+	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
 }
 
 /* A real server's answer to its client. What the stack's own forwarding would refuse goes up as it came, so that the
  * stack says why to the real server. */
-static __always_inline int forward_reply(struct __sk_buff *skb, struct packet *p, struct conn *c, __u64 now,
-					 int *verdict)
+__noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
+			     __u64 now)
 {
-	int ask = ask_neighbour(c);
-	union address vaddr = c->vaddr, caddr = c->caddr;
 	struct bpf_fib_lookup fib;
+	union address caddr;
 	enum routed routed;
 
+	if (!p || !way || !out)
+		return DROPPED_REWRITE_FAILED;
 	if (p->ttl <= 1)
 		return UP_REPLY_TTL;
-	if (conn_method(c) != METHOD_MASQ)
+	if (!way->nat)
 		return UP_REPLY_UNCHANGED;
-	routed = route(skb, &fib, p->tuple.family, &vaddr, &caddr, wire_length(skb, p), ask, now);
+	caddr = p->tuple.dst;
+	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, wire_length(skb, p), way->ask, now);
 	if (routed == ROUTED_NOWHERE)
 		return UP_REPLY_NOT_ROUTED;
 	if (routed == ROUTED_TOO_BIG && p->dont_fragment)
 		return UP_REPLY_TOO_BIG;
-	*verdict = TC_ACT_SHOT;
+	out->verdict = TC_ACT_SHOT;
 	if (routed == ROUTED_TOO_BIG)
 		return DROPPED_NEEDS_FRAGMENTS;
-	if (!nat_rewrite(skb, p, &vaddr, c->vport, 1))
+	if (!nat_rewrite(skb, p, &way->address, way->port, 1))
 		return DROPPED_REWRITE_FAILED;
-	*verdict = transmit(skb, &fib, ask || routed == ROUTED_UNRESOLVED);
+	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
 	return FORWARDED_NAT_REPLY;
 }

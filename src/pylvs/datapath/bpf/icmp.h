@@ -12,8 +12,6 @@ enum {
 	ICMP6_UNREACHABLE = 1, ICMP6_ADDRESS = 3, ICMP6_PORT = 4, ICMP6_TOO_BIG = 2, ICMP6_EXCEEDED = 3,
 };
 
-enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG };
-
 struct allowance {
 	__u64 stamp;
 	__u64 tokens;		/* nanoseconds saved up; a message costs a second */
@@ -163,19 +161,21 @@ static __always_inline void own_source(struct __sk_buff *skb, const struct packe
 }
 
 /* Turn the packet into the error about it and send that to the client; the answer is the program's verdict. */
-__noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error error, __u32 mtu, __u64 now)
+__noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error error, __u32 mtu)
 {
+	const struct config *cfg = at(&config, 0);
 	struct runtime *rt = at(&runtime, 0);
 	struct bpf_fib_lookup fib;
 	union address from;
 	__u32 quote, limit;
 	enum routed routed;
 	__u8 type, code;
-	__u64 sum = 0;
+	__u64 sum = 0, now;
 	int ipv6;
 
-	if (!p || !rt)
+	if (!p || !rt || !cfg)
 		return TC_ACT_SHOT;
+	now = now_ns(cfg);
 	ipv6 = p->tuple.family == AF_INET6;
 	if (error != ERROR_TOO_BIG && (!director_allows(rt, now) || !peer_allows(p, now))) {
 		note(ANSWERED_ICMP_LIMITED);

@@ -6,7 +6,7 @@
  * Rules of this file:
  *  - Addresses and ports are in network byte order, everything else in host order.
  *  - An IPv4 address is word[0] of an address; the other words are zero.
- *  - Times are nanoseconds of the director's clock (clock.h), timeouts are milliseconds.
+ *  - Times are nanoseconds of the director's clock (clock.h) where nothing else is said, timeouts are milliseconds.
  *  - Who writes a structure is said at its head. What both sides write, they write atomically.
  *  - The build makes a version number of all this (config.layout_version): programs of another layout do not take
  *    over the maps.
@@ -40,10 +40,22 @@ struct tuple {
 	__u16 unused;
 };
 
-enum conn_life {
-	CONN_FREE,
-	CONN_LIVE,
-	CONN_DEAD,		/* being taken apart by whoever made it so */
+/* What a slot of the connection table is used for: the low byte of its life word. */
+enum slot_kind {
+	SLOT_FREE,
+	SLOT_FILLING,		/* taken; nobody but its taker looks at it */
+	SLOT_CONN,		/* a connection, found under its client's tuple */
+	SLOT_BACK,		/* the real server's side of a LVS-NAT connection, found under a reply's tuple */
+	SLOT_MORE,		/* what an IPv6 connection has no room for */
+	SLOT_DEAD,		/* being taken apart by whoever made it so */
+};
+
+/* A slot's life word: what it is, and which of its lives this is. It changes with every use of the slot, so whoever
+ * has looked at a slot knows by it whether what he saw was of one piece. */
+enum life {
+	LIFE_KIND = 0xff,
+	LIFE_MORE_SHIFT = 8,	/* 1 + place in its group of the slot with the rest of an IPv6 connection; 0: none */
+	LIFE_TURN_SHIFT = 16,	/* counts the lives */
 };
 
 /* The kernel's connection flags, the numbers of facts section 0. In conn.status they stand above the state. */
@@ -60,31 +72,94 @@ enum method {
 	METHOD_ROUTE = 3,
 };
 
+/* conn.status: the state, conn_flag << 8, and the low byte of the life's turn. */
 #define STATUS_STATE 0xffu
 #define STATUS_FLAG(flag) ((__u32)(flag) << 8)
+#define STATUS_TURN_SHIFT 24
 
-/* One connection, both directions. Written by the packet path alone; Python reads it through mmap. */
+/* What an established packet does not need. */
+struct conn_rest {
+	__u32 fwmark;		/* packet mark at birth */
+	__u32 control;		/* 1 + number of the connection that controls this one */
+	__u32 controls;		/* how many this one controls */
+	__u32 unused[3];
+};
+
+/* One connection: one cache line. Written by the packet path alone; Python reads it through mmap.
+ * The real server's address is not here: it is that of its struct dest. */
 struct conn {
-	/* The first cache line is all that an established packet touches. */
-	__u64 expires;
-	__u32 timeout;
+	__u32 life;		/* enum life */
+	__u32 status;		/* changed by compare-and-swap */
+	__u32 expires;		/* in ticks (clock.h), which wrap: compare differences */
+	__u32 timeout;		/* milliseconds */
+	__u32 packets;		/* from the client; of a free slot: the tick when it became free */
 	__u32 dest;		/* number of the real server's struct dest */
-	__u32 status;		/* state, and conn_flag << 8: changed together, by compare-and-swap */
-	__u32 packets;		/* from the client */
-	__u32 life;		/* enum conn_life */
 	__u16 cport;
 	__u16 vport;
 	__u16 dport;
 	__u8 protocol;
 	__u8 family;
-	__u32 fwmark;		/* packet mark at birth */
-	__u64 unused_hot;
-	union address daddr;
-	/* The second line: replies, listings, the end of the connection. */
-	union address caddr;
-	union address vaddr;
-	__u64 freed;		/* when life became CONN_FREE */
-	__u64 unused_cold[3];
+	union conn_place {
+		struct conn_ipv4 {
+			__u32 caddr;
+			__u32 vaddr;
+			struct conn_rest rest;
+		} ipv4;
+		struct conn_ipv6 {
+			union address caddr;
+			union address vaddr;
+		} ipv6;
+	} at;
+};
+
+/* The real server's side of a LVS-NAT connection: where a struct conn has the client's tuple, this has a reply's. */
+struct back {
+	__u32 life;
+	__u32 unused;
+	__u64 conns;		/* number of the newest connection with such replies; << 32: 1 + the one before it */
+	__u32 freed;
+	__u32 unused_too;
+	__u16 sport;
+	__u16 dport;
+	__u16 unused_port;
+	__u8 protocol;
+	__u8 family;
+	union conn_place at;	/* source and destination as caddr and vaddr */
+};
+
+/* The rest of an IPv6 connection, in a slot of the same group. */
+struct more {
+	__u32 life;
+	__u32 conn;		/* whose it is */
+	__u64 unused;
+	__u32 freed;
+	__u32 unused_too[3];
+	struct conn_rest rest;
+	__u64 unused_end;
+};
+
+/* The table is groups of 64 slots. Of each slot there is a byte: 0 if it is free, 1 if it is taken but not to be
+ * found, else eight bits of its key's hash. Looking for a connection is looking for its byte, eight at a time. */
+enum table {
+	GROUP_SLOTS = 64,
+	TAG_WORDS = 8,
+	TAG_FREE = 0,
+	TAG_HELD = 1,
+	TAG_FIRST = 2,
+	TABLE_SEEDS = 11,
+};
+
+struct tags {
+	__u64 word[TAG_WORDS];
+};
+
+struct slots {
+	struct conn slot[GROUP_SLOTS];
+};
+
+struct group {
+	__u32 used;		/* slots that are not free */
+	__u32 spilled;		/* connections that belong here but were put into their other group */
 };
 
 /* ---- services and real servers ------------------------------------------------------------------------------ */
@@ -206,6 +281,7 @@ enum reason {
 	UP_FRAGMENT,
 	UP_NO_SERVICE,
 	UP_NO_CONNECTION,
+	UP_JUST_ENDED,
 	UP_CLIENT_PORT_20,
 	UP_LOCAL_REAL_SERVER,
 	UP_REPLY_UNCHANGED,
@@ -216,6 +292,7 @@ enum reason {
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
 	DROPPED_TABLE_FULL,
+	DROPPED_CONTENDED,
 	DROPPED_NO_ROUTE,
 	DROPPED_TTL_EXCEEDED,
 	DROPPED_TOO_BIG,
@@ -231,7 +308,7 @@ enum reason {
 /* One, written by Python alone. */
 struct config {
 	__u32 layout_version;
-	__u32 conn_capacity;
+	__u32 conn_slots;
 	__u32 max_services;
 	__u32 max_dests;
 	__u64 clock_offset;	/* added to the machine's clock: tests move it forward */
@@ -248,6 +325,7 @@ struct config {
 	__u64 pool_wrapped;	/* when that last began again at the start */
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
 	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
+	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
 };
@@ -255,8 +333,8 @@ struct config {
 /* One, written by the packet path alone. */
 struct runtime {
 	__u64 conns;		/* connections in the table */
-	__u64 fresh;		/* slots below this have been used at least once */
-	__u64 cursor;		/* where the sweep goes on */
+	__u64 gave_way;		/* half-open ones that made room for others */
+	__u64 cursor;		/* the group where the sweep goes on */
 	__u64 swept;		/* when it last ran */
 	__u64 sweeps;		/* times it went round */
 	__u64 estimated;	/* the last slice that the estimator did, counted since the clock's start */
@@ -275,7 +353,11 @@ struct own_address {
 /* An enumeration gets into BTF, and so to Python, only where something has its type. */
 union names {
 	enum limit limit;
-	enum conn_life conn_life;
+	struct back back;
+	struct more more;
+	enum slot_kind slot_kind;
+	enum life life;
+	enum table table;
 	enum conn_flag conn_flag;
 	enum family_bit family_bit;
 	enum service_flag service_flag;

@@ -18,15 +18,15 @@
 
 SHARED_ARRAY(config, struct config);
 SHARED_ARRAY(runtime, struct runtime);
-SHARED_ARRAY(conns, struct conn);
+SHARED_ARRAY(slots, struct slots);
+SHARED_ARRAY(tags, struct tags);
+SHARED_ARRAY(groups, struct group);
 SHARED_ARRAY(services, struct service);
 SHARED_ARRAY(pools, union pool_slot);
 SHARED_ARRAY(dests, struct dest);
 SHARED_ARRAY(dest_loads, struct dest_load);
 SHARED_ARRAY(estimates, struct estimate);
 
-/* tuple -> number of the connection * 2 + 1 if it is the real server's side */
-MAP(conn_index, BPF_MAP_TYPE_HASH, struct tuple, __u32, 1, 0);
 MAP(service_index, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, 0);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, 1, 0);
 MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0);
@@ -38,13 +38,6 @@ struct scratch_bytes {
 	__u8 byte[SCRATCH + SCRATCH_PADDING];
 };
 MAP(scratch, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch_bytes, 1, 0);
-
-/* Connection slots that were used and given back, the longest idle first. */
-struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__type(value, __u32);
-	__uint(max_entries, 1);
-} conn_free SEC(".maps");
 
 static __always_inline void *at(void *map, __u32 number)
 {

@@ -4,7 +4,7 @@
  */
 #pragma once
 
-static __always_inline struct service *service_find(const struct packet *p, __u32 *number)
+static __always_inline struct service *service_find(const struct packet *p)
 {
 	struct service_key key = {
 		.address = p->tuple.dst,
@@ -14,8 +14,5 @@ static __always_inline struct service *service_find(const struct packet *p, __u3
 	};
 	__u32 *found = bpf_map_lookup_elem(&service_index, &key);
 
-	if (!found)
-		return NULL;
-	*number = *found;
-	return at(&services, *found);
+	return found ? at(&services, *found) : NULL;
 }

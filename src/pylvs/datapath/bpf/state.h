@@ -48,14 +48,16 @@ static __always_inline __u32 status_after(const struct packet *p, __u32 old, enu
 	return flags | STATUS_FLAG(CONN_INACTIVE) | state;
 }
 
-static __always_inline void state_move(const struct config *cfg, struct conn *c, const struct packet *p,
-				       enum direction direction)
+static __always_inline void state_move(const struct config *cfg, struct conn *c, const struct found *found,
+				       const struct packet *p, enum direction direction)
 {
-	__u32 old = c->status, new = old, seen, state;
+	__u32 old = c->status, new = old, seen, state, turn = found->life >> LIFE_TURN_SHIFT & 0xff;
 	struct dest_load *load;
 
 #pragma unroll
 	for (int i = 0; i < 4; i++) {	/* the other direction may move it at the same time */
+		if (old >> STATUS_TURN_SHIFT != turn)
+			return;		/* it has ended, and its slot is another's */
 		new = status_after(p, old, direction);
 		if (new == old)
 			break;

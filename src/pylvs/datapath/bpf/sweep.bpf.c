@@ -4,6 +4,7 @@
  * does bit by bit, for commands and tests that want to see the present.
  */
 #include "prelude.h"
+#include "table.h"
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"
@@ -17,7 +18,7 @@ static int tick(void *map, __u32 *key, struct ticker *t)
 	if (cfg && rt) {
 		now = now_ns(cfg);
 		rt->swept = now;
-		sweep_slice(rt, now, slice_size(rt));
+		sweep_slice(rt, now, slice_size());
 		estimate_due(cfg, rt, now);
 	}
 	bpf_timer_start(&t->timer, TICK, 0);
@@ -54,7 +55,7 @@ int catch_up(struct __sk_buff *skb)
 	if (!cfg || !rt)
 		return 1;
 	w.now = now_ns(cfg);
-	bpf_loop(rt->fresh, sweep_step, &w, 0);
+	bpf_loop(table_groups, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
 	return 0;
 }

@@ -9,7 +9,6 @@
 
 #define TICK (16 * MSEC)
 #define TICKS_PER_ROUND 64
-#define SLICE_LEAST 64
 #define LATE SECOND
 
 struct ticker {
@@ -20,45 +19,58 @@ MAP(ticker, BPF_MAP_TYPE_ARRAY, __u32, struct ticker, 1, 0);
 
 struct sweep_walk {
 	__u64 now;
-	__u32 first;
+	__u32 group;
 };
+
+/* Let go of what is past in one group. */
+static __always_inline void sweep_group(__u32 number, __u64 now)
+{
+	struct group *g = at(&groups, number);
+	struct slots *group = at(&slots, number);
+	struct tags *tags_of = at(&tags, number);
+
+	if (!g || !group || !tags_of || !g->used)
+		return;
+	for (__u32 place = 0; place < GROUP_SLOTS; place++) {
+		struct conn *c = &group->slot[place];
+		__u32 life;
+
+		if (!(place & 7) && !tags_of->word[place / 8]) {
+			place |= 7;
+			continue;
+		}
+		life = c->life;
+		if ((life & LIFE_KIND) == SLOT_CONN && past(c->expires, now))
+			conn_release(number * GROUP_SLOTS + place, life, now);
+	}
+}
 
 static long sweep_step(__u64 i, struct sweep_walk *w)
 {
-	__u32 number = w->first + i;
-	struct conn *c = at(&conns, number);
-
-	if (!c)
-		return 1;
-	if (c->life == CONN_LIVE && c->expires <= w->now)
-		conn_release(number, w->now);
+	sweep_group(w->group + i, w->now);
 	return 0;
 }
 
-/* Look at the next `slots` slots of the connection table. */
-static __always_inline void sweep_slice(struct runtime *rt, __u64 now, __u32 slots)
+/* Look at the next groups of the connection table. */
+static __always_inline void sweep_slice(struct runtime *rt, __u64 now, __u32 groups)
 {
-	__u64 high = rt->fresh, from = rt->cursor;
+	__u64 from = rt->cursor;
 	struct sweep_walk w = { .now = now };
 
-	if (!high)
-		return;
-	if (from >= high) {
+	if (from >= table_groups) {
 		from = 0;
 		rt->sweeps++;
 	}
-	if (slots > high - from)
-		slots = high - from;
-	w.first = from;
-	rt->cursor = from + slots;
-	bpf_loop(slots, sweep_step, &w, 0);
+	if (groups > table_groups - from)
+		groups = table_groups - from;
+	w.group = from;
+	rt->cursor = from + groups;
+	bpf_loop(groups, sweep_step, &w, 0);
 }
 
-static __always_inline __u32 slice_size(const struct runtime *rt)
+static __always_inline __u32 slice_size(void)
 {
-	__u64 share = rt->fresh / TICKS_PER_ROUND + 1;
-
-	return share < SLICE_LEAST ? SLICE_LEAST : share;
+	return table_groups / TICKS_PER_ROUND + 1;
 }
 
 static __always_inline void sweep_if_late(const struct config *cfg, struct runtime *rt, __u64 now)
@@ -69,5 +81,5 @@ static __always_inline void sweep_if_late(const struct config *cfg, struct runti
 		return;
 	/* one packet a tick does what the timer would have done */
 	if (__sync_val_compare_and_swap(&rt->swept, swept, now - LATE + TICK) == swept)
-		sweep_slice(rt, now, SLICE_LEAST);
+		sweep_slice(rt, now, slice_size());
 }

@@ -10,32 +10,37 @@
 #include "prelude.h"
 #include "account.h"
 #include "parse.h"
+#include "table.h"
 #include "conn.h"
 #include "service.h"
 #include "sched.h"
 #include "state.h"
 #include "xmit/route.h"
 #include "xmit/nat.h"
-#include "icmp.h"
 #include "forward.h"
+#include "icmp.h"
 #include "sweep.h"
 
 /* A packet of a TCP or UDP service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of
- * the connection in `found`. That one still counts while a real server is chosen, as in the kernel. */
-static __always_inline int admit(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
-				 struct runtime *rt, __u64 now, struct found *found, int *verdict)
+ * the connection in `found`. That one still counts while a real server is chosen, as in the kernel.
+ * A function of its own: it is for first packets alone, and its variables are not in the way of all others. */
+__noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *found, struct outcome *out, __u64 now)
 {
+	const struct config *cfg = at(&config, 0);
+	struct runtime *rt = at(&runtime, 0);
+	struct birth *birth = at(&births, 0);
 	struct pool_server *chosen;
-	struct birth birth = {};
 	struct service *s;
-	__u32 number, pool, place;
+	__u32 pool, place;
 	struct dest *d;
 
-	s = service_find(p, &number);
+	if (!p || !found || !out || !cfg || !rt || !birth)
+		return UP_NO_SERVICE;
+	s = service_find(p);
 	if (!s)
 		return UP_NO_SERVICE;
 	if (p->truncated) {
-		*verdict = TC_ACT_SHOT;
+		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
 	if (p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN)
@@ -47,26 +52,26 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *p, const 
 
 	pool = s->pool;
 	place = schedule(pool);
-	if (found->conn) {
-		conn_release(found->number, now);
-		found->conn = NULL;
+	if (found->life) {
+		conn_release(found->number, found->life, now);
+		found->life = 0;
 	}
 	chosen = place == NOBODY ? NULL : pool_server(pool, place);
 	d = chosen ? at(&dests, chosen->dest) : NULL;
 	if (!d) {
-		*verdict = icmp_answer(skb, p, ERROR_PORT, 0, now);
+		out->error = 1 + ERROR_PORT;
 		return DROPPED_NO_DESTINATION;
 	}
-	birth.dest = chosen->dest;
-	birth.flags = chosen->flags;
-	birth.daddr = d->address;
-	birth.dport = d->port ? d->port : p->tuple.dport;
-	birth.fwmark = skb->mark;
-	if (!conn_claim(cfg, rt, &p->tuple, &birth, now, found)) {
-		*verdict = TC_ACT_SHOT;
+	birth->dest = chosen->dest;
+	birth->flags = chosen->flags;
+	birth->daddr = d->address;
+	birth->dport = d->port ? d->port : p->tuple.dport;
+	birth->fwmark = skb->mark;
+	if (!conn_claim(rt, &p->tuple, birth, now, found)) {
+		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TABLE_FULL;
 	}
-	count(cfg, d, birth.dest, A_CONN, 0);
+	count(cfg, d, birth->dest, A_CONN, 0);
 	return RECEIVED;
 }
 
@@ -83,63 +88,100 @@ static __always_inline int starts_anew(const struct config *cfg, const struct pa
 }
 
 static __always_inline int request(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
-				   struct found *found, __u64 now, int *verdict)
+				   struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
-	struct conn *c = found->conn;
-	struct dest *d = at(&dests, c->dest);
+	__u32 dest = c->dest;
+	struct dest *d = at(&dests, dest);
+	struct way way = { .nat = conn_method(c) == METHOD_MASQ, .port = c->dport };
 
-	if (!d)
-		return UP_NO_CONNECTION;
-	count(cfg, d, c->dest, A_REQUEST, p->length);
-	state_move(cfg, c, p, INPUT);
+	if (!d || !conn_same(c, found))
+		return UP_JUST_ENDED;
+	way.address = d->address;
+	count(cfg, d, dest, A_REQUEST, p->length);
+	state_move(cfg, c, found, p, INPUT);
 	conn_touch(c, now);
-	__sync_fetch_and_add(&c->packets, 1);
-	return forward_request(skb, p, c, d, now, verdict);
+	way.ask = ask_neighbour(__sync_fetch_and_add(&c->packets, 1));
+	if (d->flags & DEST_LOCAL)
+		return UP_LOCAL_REAL_SERVER;
+	return forward_request(skb, p, &way, out, now);
 }
 
 static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
-				 struct found *found, __u64 now, int *verdict)
+				 struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
-	struct conn *c = found->conn;
-	struct dest *d = at(&dests, c->dest);
 	__u32 dest = c->dest;
+	struct dest *d = at(&dests, dest);
+	struct way way = { .nat = conn_method(c) == METHOD_MASQ, .port = c->vport };
 	int reason;
 
-	if (!d)
-		return UP_NO_CONNECTION;
+	conn_vaddr(c, &way.address);
+	/* replies go by the requests' number */
+	way.ask = ask_neighbour(c->packets - 1);
+	if (!d || !conn_same(c, found))
+		return UP_JUST_ENDED;
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
-	reason = forward_reply(skb, p, c, now, verdict);
+	reason = forward_reply(skb, p, &way, out, now);
 	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED)
 		return reason;
 	count(cfg, d, dest, A_REPLY, p->length);
-	state_move(cfg, c, p, OUTPUT);
+	state_move(cfg, c, found, p, OUTPUT);
 	conn_touch(c, now);
 	return reason;
 }
 
-/* The connection whose reply this packet is although its addresses are those that the client sees: DR and tunnel
- * replies that happen to pass here. */
-static __always_inline int find_plain_reply(const struct packet *p, __u64 now, struct found *found)
+/* Is this packet, although its addresses are those that the client sees, a reply of a connection? DR and tunnel
+ * replies that happen to pass here are. */
+__noinline int find_plain_reply(const struct packet *p, struct found *found, __u64 now)
 {
-	struct tuple key = {
-		.src = p->tuple.dst,
-		.dst = p->tuple.src,
-		.sport = p->tuple.dport,
-		.dport = p->tuple.sport,
-		.protocol = p->tuple.protocol,
-		.family = p->tuple.family,
-	};
+	struct tuple key = {};
+	struct conn *c;
 
-	return conn_find(&key, now, found) && !found->from_server && conn_method(found->conn) != METHOD_MASQ;
+	if (!p || !found)
+		return 0;
+	key.src = p->tuple.dst;
+	key.dst = p->tuple.src;
+	key.sport = p->tuple.dport;
+	key.dport = p->tuple.sport;
+	key.protocol = p->tuple.protocol;
+	key.family = p->tuple.family;
+	c = conn_find(&key, now, found);
+	if (c && !found->from_server && conn_method(c) != METHOD_MASQ)
+		return 1;
+	found->life = 0;
+	return 0;
 }
 
-static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *verdict)
+/* A request's connection, a new one if need be. RECEIVED: it is in `found`. */
+static __always_inline int connect(struct __sk_buff *skb, struct packet *p, const struct config *cfg, struct conn *c,
+				   struct found *found, struct outcome *out, __u64 now)
+{
+	struct dest *d;
+	int reason;
+
+	if (c && !starts_anew(cfg, p, c)) {
+		d = at(&dests, c->dest);
+		if (!d || (d->flags & DEST_AVAILABLE))
+			return RECEIVED;
+		if (!cfg->expire_nodest_conn) {
+			out->verdict = TC_ACT_SHOT;
+			return DROPPED_DESTINATION_GONE;
+		}
+		conn_release(found->number, found->life, now);
+		found->life = 0;
+	}
+	reason = admit(skb, p, found, out, now);
+	if (reason != RECEIVED && found->life)
+		conn_release(found->number, found->life, now);
+	return reason;
+}
+
+static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
 {
 	const struct config *cfg = at(&config, 0);
 	struct runtime *rt = at(&runtime, 0);
 	struct found found = {};
-	int reason, anew = 0;
-	struct dest *d;
+	struct conn *c;
+	int reason;
 	__u64 now;
 
 	if (!cfg || !rt)
@@ -152,50 +194,40 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, int *ver
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
-	if (conn_find(&p->tuple, now, &found)) {
-		if (p->truncated) {
-			*verdict = TC_ACT_SHOT;
-			return DROPPED_TRUNCATED;
-		}
-		if (found.from_server)
-			return reply(skb, p, cfg, &found, now, verdict);
-		anew = starts_anew(cfg, p, found.conn);
-		if (!anew) {
-			d = at(&dests, found.conn->dest);
-			if (d && !(d->flags & DEST_AVAILABLE)) {
-				if (!cfg->expire_nodest_conn) {
-					*verdict = TC_ACT_SHOT;
-					return DROPPED_DESTINATION_GONE;
-				}
-				conn_release(found.number, now);
-				found.conn = NULL;
-			}
-		}
-	} else if (!p->truncated && find_plain_reply(p, now, &found)) {
-		return reply(skb, p, cfg, &found, now, verdict);
-	} else {
-		found.conn = NULL;
+	c = conn_find(&p->tuple, now, &found);
+	if (c && p->truncated) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_TRUNCATED;
 	}
-	if (!found.conn || anew) {
-		reason = admit(skb, p, cfg, rt, now, &found, verdict);
-		if (reason != RECEIVED) {
-			if (found.conn)
-				conn_release(found.number, now);
+	if (!c && !p->truncated)
+		found.from_server = find_plain_reply(p, &found, now);
+	if (!found.from_server) {
+		reason = connect(skb, p, cfg, c, &found, out, now);
+		if (reason != RECEIVED)
 			return reason;
-		}
 	}
-	return request(skb, p, cfg, &found, now, verdict);
+	c = conn_at(found.number);
+	if (!c)
+		return UP_JUST_ENDED;
+	if (found.from_server)
+		return reply(skb, p, cfg, &found, c, out, now);
+	return request(skb, p, cfg, &found, c, out, now);
 }
 
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	int verdict = TC_ACT_UNSPEC;	/* to whoever comes next: other TC programs, then the stack */
+	/* unless something else is decided: to whoever comes next, other TC programs, then the stack */
+	struct outcome out = { .verdict = TC_ACT_UNSPEC };
+	int reason;
 
 	note(RECEIVED);
-	note(way(skb, &p, &verdict));
-	return verdict;
+	reason = way(skb, &p, &out);
+	if (out.error)
+		out.verdict = icmp_answer(skb, &p, out.error - 1, out.mtu);
+	note(reason);
+	return out.verdict;
 }
 
 const volatile union names names;
