@@ -12,6 +12,7 @@ struct plan {
 	__u32 address_at;	/* where the client's IPv4 address and port stand in the frame */
 	__u32 port_at;
 	__u32 base;		/* the first client's address, host order */
+	__u32 scattered;
 	__u64 next;
 };
 
@@ -40,8 +41,13 @@ int replay(struct __sk_buff *skb)
 
 	if (!p || data + 54 > end)
 		return TC_ACT_SHOT;
-	/* an odd multiplier visits all flows of a power of two, one far from the other */
-	flow = (__u32)(p->next++ * 2654435761u) & (p->flows - 1);
+	/* all flows, one after the other; or one at random */
+	if (p->scattered) {
+		p->next = p->next * 6364136223846793005ull + 1442695040888963407ull;
+		flow = (p->next >> 33) & (p->flows - 1);
+	} else {
+		flow = p->next++ & (p->flows - 1);
+	}
 	__builtin_memcpy(data, p->frame, 54);
 	address = bpf_htonl(p->base + (flow >> 14));
 	if (p->address_at == 26)

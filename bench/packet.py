@@ -98,11 +98,11 @@ class Bench:
         header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0x4000, 64, 6, 0) + _ip(source) + _ip(destination)
         return ethernet + header + struct.pack("!HHIIBBHHH", *ports, 1, 1, 0x50, case.flags, 512, 0, 0)
 
-    def run(self, case: Case, flows: int, repeat: int, program: int) -> float:
+    def run(self, case: Case, flows: int, repeat: int, program: int, scattered: bool = True) -> float:
         """Nanoseconds per packet, the replaying program included."""
         frame = self.frame(case)
         at = (30, 36) if case.reply else (26, 34)
-        plan = frame.ljust(96, b"\0") + struct.pack("=IIIII4xQ", len(frame), flows, *at, 0x0A010000, 0)
+        plan = frame.ljust(96, b"\0") + struct.pack("=IIIIIIQ", len(frame), flows, *at, 0x0A010000, scattered, 0)
         syscall.map_update(self.replayer.maps["plan"], bytes(4), plan)
         syscall.map_update(self.replayer.maps["target"], bytes(4), struct.pack("=I", program))
         context = bytearray(CONTEXT_SIZE)
@@ -112,7 +112,7 @@ class Bench:
     def open(self, case: Case, flows: int) -> None:
         """Bring every flow of a case to ESTABLISHED."""
         for flags in (SYN, ACK):
-            self.run(case._replace(flags=flags, reply=False), flows, flows, self.ingress)
+            self.run(case._replace(flags=flags, reply=False), flows, flows, self.ingress, False)
 
     def forget(self) -> None:
         """Let every connection's time be over."""
@@ -140,8 +140,8 @@ def measure(rounds: int, repeat: int, flow_counts: list[int], conn_bits: int) ->
                     if bench.conns() < flows:
                         raise SystemExit(f"{case.name}: {bench.conns()} of {flows} connections were made")
                     runs, flows_new = repeat, flows
-                empty = bench.run(case, flows_new, runs, nothing)
-                full = bench.run(case, flows_new, runs, bench.ingress)
+                empty = bench.run(case, flows_new, runs, nothing, not case.new)
+                full = bench.run(case, flows_new, runs, bench.ingress, not case.new)
                 results.setdefault((case.name, 0 if case.new else flows), []).append(full - empty)
     return [(name, flows, values) for (name, flows), values in results.items()]
 

@@ -100,7 +100,7 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	count(cfg, d, dest, A_REQUEST, p->length);
 	state_move(cfg, c, found, p, INPUT);
 	conn_touch(c, now);
-	way.ask = ask_neighbour(__sync_fetch_and_add(&c->packets, 1));
+	way.ask = ask_neighbour(c->packets++);
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	return forward_request(skb, p, &way, out, now);
