@@ -91,10 +91,19 @@ static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
 		load->idle = now;
 }
 
+/* Where a connection is just being forgotten. Not on the stack, of which there is little; nothing interrupts a
+ * packet's or the timer's program on its CPU by another one of them. */
+struct leaving {
+	struct tuple key;
+	struct spot spot;
+};
+
+MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct leaving, 1, 0);
+
 /* Take a connection off the real server's side: an older one with the same replies gets them again. */
-static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
+static __always_inline void back_leave(struct leaving *from, __u32 number, __u64 now)
 {
-	__u64 found = table_find(key, KINDS(SLOT_BACK), 0), old, new;
+	__u64 found = table_find(&from->key, &from->spot, KINDS(SLOT_BACK), 0), old, new;
 	__u32 slot = (__u32)found - 1, life = found >> 32, mine = 1 + number;
 	struct back *b;
 
@@ -126,26 +135,23 @@ static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
 		table_give_back((number & ~(GROUP_SLOTS - 1)) + place - 1, 0, now);
 }
 
-/* The key under which a connection is just being forgotten. Not on the stack, of which there is little; nothing
- * interrupts a packet's or the timer's program on its CPU by another one of them. */
-MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
-
 /* Take a connection apart, if it is still in the life in which it was found. Returns 0 if somebody else does. */
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct tuple *key = at(&leaving, 0);
+	struct leaving *from = at(&leaving, 0);
 	struct conn *c = conn_at(number);
 	struct dest *d;
 
-	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
+	if (!c || !rt || !from || (life & LIFE_KIND) != SLOT_CONN)
 		return 0;
 	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
 		return 0;
 	d = at(&dests, c->dest);
 	if (d && conn_method(c) == METHOD_MASQ) {
-		conn_back_key(c, d, key);
-		back_leave(key, number, now);
+		conn_back_key(c, d, &from->key);
+		table_spot(&from->key, &from->spot);
+		back_leave(from, number, now);
 	}
 	more_give_back(number, life, now);
 	load_unbind(c->dest, c->status, now);
@@ -244,13 +250,18 @@ static __always_inline __u32 conn_slot(const struct spot *spot, __u64 now)
 /* The connection of these addresses, or NULL; then found->life is 0. */
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
-	__u64 slot = table_find(key, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
-	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
+	struct spot spot;
+	__u32 number, life, back;
 	struct conn *c;
+	__u64 slot;
 
 	found->life = found->from_server = 0;
+	table_spot(key, &spot);
+	slot = table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
 	if (!slot)
 		return NULL;
+	number = (__u32)slot - 1;
+	life = slot >> 32;
 	c = conn_at(number);
 	back = (life & LIFE_KIND) == SLOT_BACK;
 	if (c && back) {
@@ -330,7 +341,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, 
 	table_spot(key, &spot);
 	table_publish(number, spot.tag);
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		other = table_find(key, &spot, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
 		if (!other) {
 			life = (life & ~LIFE_KIND) | kind;
 			c->life = life;
@@ -343,7 +354,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, 
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, KINDS(kind & 0xf), 0);
+	return table_find(key, &spot, KINDS(kind & 0xf), 0);
 }
 
 static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32 number)

@@ -124,42 +124,43 @@ static __always_inline int slot_has(const struct conn *c, const struct tuple *ke
 /* The slot that has this key, is of one of `kinds` (KINDS of slot_kind) and is not `except` (1 + a number): 1 + its
  * number, and << 32 the life in which it had the key; 0: there is none.
  * A function of its own, so that the verifier walks its loops once. */
-__noinline __u64 table_find(const struct tuple *key, __u32 kinds, __u32 except)
+__noinline __u64 table_find(const struct tuple *key, const volatile struct spot *spot, __u32 kinds, __u32 except)
 {
 	struct tags *tags_of;
-	struct slots *group;
-	__u32 number, left = 2;
-	struct spot spot;
 	struct group *g;
+	struct conn *c;
+	__u32 number;
+	__u64 tops;
 
-	if (!key)
+	if (!key || !spot)
 		return 0;
-	table_spot(key, &spot);
-	number = spot.group;
-another_group:
-	tags_of = at(&tags, number);
-	group = at(&slots, number);
-	if (!tags_of || !group)
-		return 0;
-	for (__u32 i = 0; i < TAG_WORDS; i++) {
-		__u32 w = (spot.word + i) & (TAG_WORDS - 1);
-		__u64 tops = zero_bytes(tags_of->word[w] ^ BYTES(spot.tag));
+	number = spot->group;
+	for (int turn = 0; turn < 2; turn++) {
+		tags_of = at(&tags, number);
+		if (!tags_of)
+			return 0;
+		for (__u32 i = 0; i < TAG_WORDS; i++) {
+			__u32 w = (spot->word + i) & (TAG_WORDS - 1);
 
-		for (__u32 j = 0; j < 8 && tops; j++) {
-			__u32 place = place_of(w, tops) & (GROUP_SLOTS - 1), taken = 1 + number * GROUP_SLOTS + place;
-			struct conn *c = &group->slot[place];
-			__u32 life = *(volatile __u32 *)&c->life;
+			tops = zero_bytes(tags_of->word[w] ^ BYTES(spot->tag));
+			for (__u32 j = 0; j < 8 && tops; j++) {
+				__u32 taken = 1 + number * GROUP_SLOTS + place_of(w, tops), life;
 
-			if ((KINDS(life & 0xf) & kinds) && slot_has(c, key) && taken != except)
-				return (__u64)life << 32 | taken;
-			tops &= tops - 1;
+				tops &= tops - 1;
+				c = conn_at(taken - 1);
+				if (!c || taken == except)
+					continue;
+				life = *(volatile __u32 *)&c->life;
+				if ((KINDS(life & 0xf) & kinds) && slot_has(c, key))
+					return (__u64)life << 32 | taken;
+			}
 		}
+		g = at(&groups, number);
+		if (!g || !g->spilled)
+			return 0;
+		number = spot->other;
 	}
-	g = at(&groups, spot.group);
-	if (!--left || !g || !g->spilled)
-		return 0;
-	number = spot.other;
-	goto another_group;
+	return 0;
 }
 
 /* ---- taking and giving back --------------------------------------------------------------------------------- */
