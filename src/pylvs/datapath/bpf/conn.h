@@ -247,21 +247,15 @@ static __always_inline __u32 conn_slot(const struct spot *spot, __u64 now)
 
 /* ---- find, touch ---------------------------------------------------------------------------------------------- */
 
-/* The connection of these addresses, or NULL; then found->life is 0. */
-static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
+/* The connection in the slot that a search answered, or NULL; then found->life is 0. */
+static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *key, __u64 now, struct found *found)
 {
-	struct spot spot;
-	__u32 number, life, back;
+	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
 	struct conn *c;
-	__u64 slot;
 
 	found->life = found->from_server = 0;
-	table_spot(key, &spot);
-	slot = table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
 	if (!slot)
 		return NULL;
-	number = (__u32)slot - 1;
-	life = slot >> 32;
 	c = conn_at(number);
 	back = (life & LIFE_KIND) == SLOT_BACK;
 	if (c && back) {
@@ -283,6 +277,27 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	found->life = life;
 	found->from_server = back;
 	return c;
+}
+
+static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
+{
+	struct spot spot;
+
+	table_spot(key, &spot);
+	return conn_found(table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0), key, now, found);
+}
+
+/* The same, for the program's main road: most connections are where one looks first. */
+static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
+{
+	struct spot spot;
+	__u64 slot;
+
+	table_spot(key, &spot);
+	slot = table_peek(key, &spot);
+	if (!slot)
+		slot = table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+	return conn_found(slot, key, now, found);
 }
 
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)

@@ -163,6 +163,29 @@ __noinline __u64 table_find(const struct tuple *key, const volatile struct spot 
 	return 0;
 }
 
+/* What table_find would answer if the first tag that fits is the right one; else 0. */
+static __always_inline __u64 table_peek(const struct tuple *key, const struct spot *spot)
+{
+	struct tags *tags_of = at(&tags, spot->group);
+	__u32 number, life;
+	struct conn *c;
+	__u64 tops;
+
+	if (!tags_of)
+		return 0;
+	tops = zero_bytes(tags_of->word[spot->word] ^ BYTES(spot->tag));
+	if (!tops)
+		return 0;
+	number = spot->group * GROUP_SLOTS + place_of(spot->word, tops);
+	c = conn_at(number);
+	if (!c)
+		return 0;
+	life = *(volatile __u32 *)&c->life;
+	if (!(KINDS(life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
+		return 0;
+	return (__u64)life << 32 | (1 + number);
+}
+
 /* ---- taking and giving back --------------------------------------------------------------------------------- */
 
 /* A free slot of the group, now held: 1 + its number, or 0. One that was freed just now only if `hurry`. */

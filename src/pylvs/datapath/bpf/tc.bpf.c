@@ -31,12 +31,13 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 	struct birth *birth = at(&births, 0);
 	struct pool_server *chosen;
 	struct service *s;
-	__u32 pool, place;
+	__u32 number, pool, place;
 	struct dest *d;
 
 	if (!p || !found || !out || !cfg || !rt || !birth)
 		return UP_NO_SERVICE;
-	s = service_find(p);
+	number = service_find(p);
+	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
 		return UP_NO_SERVICE;
 	if (p->truncated) {
@@ -194,7 +195,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
-	c = conn_find(&p->tuple, now, &found);
+	c = conn_find_fast(&p->tuple, now, &found);
 	if (c && p->truncated) {
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
