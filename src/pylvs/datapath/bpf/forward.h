@@ -43,20 +43,34 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 	return (src >> 24) == 0 || (src >> 28) >= 0xe || ((src >> 24) == 127 && skb->ingress_ifindex != LO_IFINDEX);
 }
 
+static __always_inline int rewrite_request(struct __sk_buff *skb, const struct packet *p, const struct way *way)
+{
+	return way->nat ? nat_rewrite(skb, p, &way->address, way->port, 0) : decrement_ttl(skb, p->tuple.family);
+}
+
 /* A request to its real server. */
 __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
 			       __u64 now)
 {
-	struct bpf_fib_lookup fib;
 	union address any = {};
+	struct bpf_fib_lookup fib;
 	enum routed routed;
-	__u8 family;
+	struct path *path;
+	__u32 length;
 
 	if (!p || !way || !out)
 		return DROPPED_REWRITE_FAILED;
-	family = p->tuple.family;
+	length = wire_length(skb, p);
 	out->verdict = TC_ACT_SHOT;
-	routed = route(skb, &fib, family, &any, &way->address, wire_length(skb, p), way->ask, now);
+	path = way->ask ? NULL : path_known(p->tuple.family, &any, &way->address, now);
+	if (path && p->ttl > 1 && length <= path->mtu) {
+		if (!rewrite_request(skb, p, way))
+			return DROPPED_REWRITE_FAILED;
+		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+		return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
+	}
+
+	routed = route(skb, &fib, p->tuple.family, &any, &way->address, length, now);
 	if (routed == ROUTED_NOWHERE) {
 		out->error = 1 + ERROR_HOST;
 		return DROPPED_NO_ROUTE;
@@ -69,13 +83,13 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 		if (!p->dont_fragment)
 			return DROPPED_NEEDS_FRAGMENTS;
 		/* what is quoted has been counted as a hop already */
-		if (decrement_ttl(skb, family)) {
+		if (decrement_ttl(skb, p->tuple.family)) {
 			out->error = 1 + ERROR_TOO_BIG;
 			out->mtu = fib.mtu_result;
 		}
 		return DROPPED_TOO_BIG;
 	}
-	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, family))
+	if (!rewrite_request(skb, p, way))
 		return DROPPED_REWRITE_FAILED;
 	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
@@ -89,6 +103,8 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 	struct bpf_fib_lookup fib;
 	union address caddr;
 	enum routed routed;
+	struct path *path;
+	__u32 length;
 
 	if (!p || !way || !out)
 		return DROPPED_REWRITE_FAILED;
@@ -96,8 +112,18 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 		return UP_REPLY_TTL;
 	if (!way->nat)
 		return UP_REPLY_UNCHANGED;
+	length = wire_length(skb, p);
 	caddr = p->tuple.dst;
-	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, wire_length(skb, p), way->ask, now);
+	path = way->ask ? NULL : path_known(p->tuple.family, &way->address, &caddr, now);
+	if (path && length <= path->mtu) {
+		out->verdict = TC_ACT_SHOT;
+		if (!nat_rewrite(skb, p, &way->address, way->port, 1))
+			return DROPPED_REWRITE_FAILED;
+		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+		return FORWARDED_NAT_REPLY;
+	}
+
+	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, length, now);
 	if (routed == ROUTED_NOWHERE)
 		return UP_REPLY_NOT_ROUTED;
 	if (routed == ROUTED_TOO_BIG && p->dont_fragment)

@@ -39,31 +39,27 @@ struct spot {
 	__u32 tag;
 };
 
-/* Pair-multiply-shift (Thorup): for two different keys every difference of their hashes is as likely as any other, as
- * long as the seeds are unknown. What follows is a bijection: it only scatters neighbouring values. */
+/* Pair-multiply-shift (Thorup): for two different keys every difference of the sums' upper halves is as likely as any
+ * other, as long as the seeds are unknown. What follows loses nothing of it: it scatters what neighbours make of it. */
 static __always_inline void table_hash(const __u32 *src, const __u32 *dst, __u32 ports, __u8 protocol, __u8 family,
 				       struct spot *spot)
 {
 	const volatile __u64 *seed = table_seeds;
-	__u64 sum = seed[0];
-	__u32 hash, rest;
+	__u64 hash = seed[0];
 
-	sum += (seed[1] + src[0]) * (seed[2] + dst[0]);
-	sum += (seed[3] + ports) * (seed[4] + ((__u32)family << 8 | protocol));
+	hash += (seed[1] + src[0]) * (seed[2] + dst[0]);
+	hash += (seed[3] + ports) * (seed[4] + ((__u32)family << 8 | protocol));
 	if (family == AF_INET6) {
-		sum += (seed[5] + src[1]) * (seed[6] + dst[1]);
-		sum += (seed[7] + src[2]) * (seed[8] + dst[2]);
-		sum += (seed[9] + src[3]) * (seed[10] + dst[3]);
+		hash += (seed[5] + src[1]) * (seed[6] + dst[1]);
+		hash += (seed[7] + src[2]) * (seed[8] + dst[2]);
+		hash += (seed[9] + src[3]) * (seed[10] + dst[3]);
 	}
-	hash = sum >> 32;
-	hash = (hash ^ hash >> 16) * 0x85ebca6b;
-	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
-	hash ^= hash >> 16;
-	rest = hash * 0x9e3779b97f4a7c15ull >> 32;
-	spot->group = hash & (table_groups - 1);
-	spot->other = (spot->group ^ (rest >> 11 | 1)) & (table_groups - 1);
-	spot->word = rest >> 8 & (TAG_WORDS - 1);
-	spot->tag = TAG_FIRST + ((rest & 0xff) * (256 - TAG_FIRST) >> 8);
+	hash >>= 32;
+	hash = (hash ^ hash >> 15) * 0x9e3779b97f4a7c15ull;
+	spot->group = (hash ^ hash >> 32) & (table_groups - 1);
+	spot->other = (spot->group ^ (hash >> 20 | 1)) & (table_groups - 1);
+	spot->tag = TAG_FIRST + ((hash >> 44 & 0xff) * (256 - TAG_FIRST) >> 8);
+	spot->word = hash >> 52 & (TAG_WORDS - 1);
 }
 
 static __always_inline void table_spot(const struct tuple *key, struct spot *spot)

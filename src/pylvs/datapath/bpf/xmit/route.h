@@ -88,46 +88,58 @@ static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_f
 	return ROUTED_NOWHERE;
 }
 
-/* The way from src (all zero: as the director likes) to dst for a packet of this length. What is remembered holds all
- * that transmit() needs but the next hop's address: for that, `ask`. */
-static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
-					 const union address *src, const union address *dst, __u32 length, int ask,
-					 __u64 now)
+/* What this CPU was told within this tick of the clock about the way from src (all zero: as the director likes) to dst,
+ * or NULL. It holds all that a packet needs but the next hop's address. */
+static __always_inline struct path *path_known(__u8 family, const union address *src, const union address *dst,
+					       __u64 now)
 {
 	struct path *path = path_of(src, dst);
-	enum routed routed;
 
-	__builtin_memset(fib, 0, sizeof(*fib));
+	if (path && path->tick == now && path->family == family && same_address(&path->dst, dst) &&
+	    same_address(&path->src, src))
+		return path;
+	return NULL;
+}
+
+/* The same way, asked for and remembered. */
+static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
+					 const union address *src, const union address *dst, __u32 length, __u64 now)
+{
+	enum routed routed = route_ask(skb, fib, family, src, dst, length);
+	struct path *path;
+
+	if (routed != ROUTED || !fib->mtu_result)
+		return routed;
+	path = path_of(src, dst);
 	if (!path)
-		return ROUTED_NOWHERE;
-	if (!ask && path->tick == now && path->family == family && same_address(&path->dst, dst) &&
-	    same_address(&path->src, src)) {
-		fib->ifindex = path->ifindex;
-		fib->mtu_result = path->mtu;
-		__builtin_memcpy(fib->dmac, path->dmac, 6);
-		__builtin_memcpy(fib->smac, path->smac, 6);
-		return length > path->mtu ? ROUTED_TOO_BIG : ROUTED;
-	}
-	routed = route_ask(skb, fib, family, src, dst, length);
-	if (routed == ROUTED && fib->mtu_result) {
-		path->dst = *dst;
-		path->src = *src;
-		path->family = family;
-		path->ifindex = fib->ifindex;
-		path->mtu = fib->mtu_result;
-		__builtin_memcpy(path->dmac, fib->dmac, 6);
-		__builtin_memcpy(path->smac, fib->smac, 6);
-		path->tick = now;
-	}
+		return routed;
+	path->dst = *dst;
+	path->src = *src;
+	path->family = family;
+	path->ifindex = fib->ifindex;
+	path->mtu = fib->mtu_result;
+	__builtin_memcpy(path->dmac, fib->dmac, 6);
+	__builtin_memcpy(path->smac, fib->smac, 6);
+	path->tick = now;
 	return routed;
+}
+
+/* Out of an interface, between two link-layer addresses. */
+static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const __u8 *dmac, const __u8 *smac)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (data + ETH_LEN > end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(data, dmac, 6);
+	__builtin_memcpy(data + 6, smac, 6);
+	return bpf_redirect(ifindex, 0);
 }
 
 /* Out of the interface that route() found. `ask` lets the kernel's neighbour code do the sending, which keeps its
  * knowledge of the next hop fresh: done for one packet in many, and for all while the neighbour is unknown. */
 static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int ask)
 {
-	void *data, *end;
-
 	if (ask) {
 		struct bpf_redir_neigh next = { .nh_family = fib->family };
 
@@ -137,13 +149,7 @@ static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib
 			__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, 16);
 		return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 	}
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	if (data + ETH_LEN > end)
-		return TC_ACT_SHOT;
-	__builtin_memcpy(data, fib->dmac, 6);
-	__builtin_memcpy(data + 6, fib->smac, 6);
-	return bpf_redirect(fib->ifindex, 0);
+	return transmit_to(skb, fib->ifindex, fib->dmac, fib->smac);
 }
 
 /* TTL or hop limit - 1, in place. */
