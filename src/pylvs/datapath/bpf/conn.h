@@ -343,20 +343,18 @@ static __always_inline void wait_for(__u64 slot)
  *
  * Both publish before they look, so at least one of them sees the other. Who sees one that is finished gives up; if
  * both are unfinished, the higher number gives up and the lower one waits to see it go. */
-__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, __u64 now)
+__noinline __u64 conn_settle(__u32 number, const struct tuple *key, const struct spot *spot, __u32 kind, __u64 now)
 {
 	struct conn *c = conn_at(number);
-	struct spot spot;
 	__u64 other;
 	__u32 life;
 
-	if (!c || !key)
+	if (!c || !key || !spot)
 		return 0;
 	life = c->life;
-	table_spot(key, &spot);
-	table_publish(number, spot.tag);
+	table_publish(number, spot->tag);
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, &spot, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		other = table_find(key, spot, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
 		if (!other) {
 			life = (life & ~LIFE_KIND) | kind;
 			c->life = life;
@@ -369,8 +367,23 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, 
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, &spot, KINDS(kind & 0xf), 0);
+	return table_find(key, spot, KINDS(kind & 0xf), 0);
 }
+
+/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
+struct birth {
+	union address daddr;
+	__u32 dest;
+	__u32 flags;		/* conn_flag */
+	__u32 fwmark;
+	__u16 dport;
+	__u16 unused;
+	struct tuple reply;
+	struct spot spot;
+	struct spot reply_spot;
+};
+
+MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
 
 static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32 number)
 {
@@ -394,9 +407,9 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
 
 /* Let a reply's addresses lead to a connection, by the slot that was filled for it. If there is one already, an older
  * connection has the same replies: they are the newer one's while that lives. */
-static __always_inline int back_join(__u32 slot, const struct tuple *key, __u32 number, __u64 now)
+static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
 {
-	__u64 found = conn_settle(slot, key, SLOT_BACK, now), old;
+	__u64 found = conn_settle(slot, &birth->reply, &birth->reply_spot, SLOT_BACK, now), old;
 	struct back *b;
 
 	if ((__u32)found == 1 + slot)
@@ -413,20 +426,6 @@ static __always_inline int back_join(__u32 slot, const struct tuple *key, __u32 
 	}
 	return 0;
 }
-
-/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
-struct birth {
-	union address daddr;
-	__u32 dest;
-	__u32 flags;		/* conn_flag */
-	__u32 fwmark;
-	__u16 dport;
-	__u16 unused;
-	struct tuple reply;
-	struct spot spot;
-};
-
-MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
 
 static __always_inline void conn_fill(struct conn *c, const struct tuple *key, const struct birth *birth, __u64 now)
 {
@@ -503,8 +502,8 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	conn_fill(c, key, birth, now);
 	if (nat) {
 		birth_reply(birth, key);
-		table_spot(&birth->reply, &birth->spot);
-		back = conn_slot(&birth->spot, now);
+		table_spot(&birth->reply, &birth->reply_spot);
+		back = conn_slot(&birth->reply_spot, now);
 		if (back)
 			back_fill(back - 1, &birth->reply, number);
 	}
@@ -517,7 +516,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	/* counted before it can be found, so that the one who releases it never counts below nothing */
 	__sync_fetch_and_add(&load->total, 1);
 	__sync_fetch_and_add(&rt->conns, 1);
-	slot = conn_settle(number, key, SLOT_CONN, now);
+	slot = conn_settle(number, key, &birth->spot, SLOT_CONN, now);
 	if ((__u32)slot != 1 + number) {
 		__sync_fetch_and_add(&rt->conns, -1);
 		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
@@ -528,7 +527,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	found->number = number;
 	found->life = slot >> 32;
 	found->from_server = 0;
-	if (back && !back_join(back - 1, &birth->reply, number, now)) {
+	if (back && !back_join(back - 1, birth, number, now)) {
 		conn_release(number, found->life, now);
 		return 0;
 	}

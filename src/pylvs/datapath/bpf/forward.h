@@ -5,20 +5,11 @@
  */
 #pragma once
 
-/* The kernel's neighbour code sends a connection's first packet and then one in 64. */
-#define ASK_MASK 63
-
-static __always_inline int ask_neighbour(__u32 packets_before)
-{
-	return (packets_before & ASK_MASK) == 0;
-}
-
 /* What a connection says about the way of a packet. */
 struct way {
 	union address address;	/* of a request: the real server's; of a reply: its new source */
 	__u16 port;		/* the new one under LVS-NAT */
-	__u8 nat;
-	__u8 ask;
+	__u16 nat;
 };
 
 /* What icmp.h can answer. */
@@ -43,11 +34,6 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 	return (src >> 24) == 0 || (src >> 28) >= 0xe || ((src >> 24) == 127 && skb->ingress_ifindex != LO_IFINDEX);
 }
 
-static __always_inline int rewrite_request(struct __sk_buff *skb, const struct packet *p, const struct way *way)
-{
-	return way->nat ? nat_rewrite(skb, p, &way->address, way->port, 0) : decrement_ttl(skb, p->tuple.family);
-}
-
 /* A request to its real server. */
 __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
 			       __u64 now)
@@ -56,42 +42,42 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 	struct bpf_fib_lookup fib;
 	enum routed routed;
 	struct path *path;
+	int neighbour = 0;
 	__u32 length;
 
 	if (!p || !way || !out)
 		return DROPPED_REWRITE_FAILED;
-	length = wire_length(skb, p);
 	out->verdict = TC_ACT_SHOT;
-	path = way->ask ? NULL : path_known(p->tuple.family, &any, &way->address, now);
-	if (path && p->ttl > 1 && length <= path->mtu) {
-		if (!rewrite_request(skb, p, way))
-			return DROPPED_REWRITE_FAILED;
-		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
-		return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
-	}
-
-	routed = route(skb, &fib, p->tuple.family, &any, &way->address, length, now);
-	if (routed == ROUTED_NOWHERE) {
-		out->error = 1 + ERROR_HOST;
-		return DROPPED_NO_ROUTE;
-	}
-	if (p->ttl <= 1) {
-		out->error = 1 + ERROR_TTL;
-		return DROPPED_TTL_EXCEEDED;
-	}
-	if (routed == ROUTED_TOO_BIG) {
-		if (!p->dont_fragment)
-			return DROPPED_NEEDS_FRAGMENTS;
-		/* what is quoted has been counted as a hop already */
-		if (decrement_ttl(skb, p->tuple.family)) {
-			out->error = 1 + ERROR_TOO_BIG;
-			out->mtu = fib.mtu_result;
+	length = wire_length(skb, p);
+	path = path_known(p->tuple.family, &any, &way->address, now);
+	if (!path || p->ttl <= 1 || length > path->mtu) {
+		path = NULL;
+		routed = route(skb, &fib, p->tuple.family, &any, &way->address, length, now, &neighbour);
+		if (routed == ROUTED_NOWHERE) {
+			out->error = 1 + ERROR_HOST;
+			return DROPPED_NO_ROUTE;
 		}
-		return DROPPED_TOO_BIG;
+		if (p->ttl <= 1) {
+			out->error = 1 + ERROR_TTL;
+			return DROPPED_TTL_EXCEEDED;
+		}
+		if (routed == ROUTED_TOO_BIG) {
+			if (!p->dont_fragment)
+				return DROPPED_NEEDS_FRAGMENTS;
+			/* what is quoted has been counted as a hop already */
+			if (decrement_ttl(skb, p->tuple.family)) {
+				out->error = 1 + ERROR_TOO_BIG;
+				out->mtu = fib.mtu_result;
+			}
+			return DROPPED_TOO_BIG;
+		}
 	}
-	if (!rewrite_request(skb, p, way))
+	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
 		return DROPPED_REWRITE_FAILED;
-	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
+	if (path)
+		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+	else
+		out->verdict = transmit(skb, &fib, neighbour);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
 }
 
@@ -101,9 +87,10 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 			     __u64 now)
 {
 	struct bpf_fib_lookup fib;
-	union address caddr;
 	enum routed routed;
+	union address caddr;
 	struct path *path;
+	int neighbour = 0;
 	__u32 length;
 
 	if (!p || !way || !out)
@@ -112,27 +99,27 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 		return UP_REPLY_TTL;
 	if (!way->nat)
 		return UP_REPLY_UNCHANGED;
-	length = wire_length(skb, p);
 	caddr = p->tuple.dst;
-	path = way->ask ? NULL : path_known(p->tuple.family, &way->address, &caddr, now);
-	if (path && length <= path->mtu) {
-		out->verdict = TC_ACT_SHOT;
-		if (!nat_rewrite(skb, p, &way->address, way->port, 1))
-			return DROPPED_REWRITE_FAILED;
-		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
-		return FORWARDED_NAT_REPLY;
+	length = wire_length(skb, p);
+	path = path_known(p->tuple.family, &way->address, &caddr, now);
+	if (!path || length > path->mtu) {
+		path = NULL;
+		routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, length, now, &neighbour);
+		if (routed == ROUTED_NOWHERE)
+			return UP_REPLY_NOT_ROUTED;
+		if (routed == ROUTED_TOO_BIG && p->dont_fragment)
+			return UP_REPLY_TOO_BIG;
+		if (routed == ROUTED_TOO_BIG) {
+			out->verdict = TC_ACT_SHOT;
+			return DROPPED_NEEDS_FRAGMENTS;
+		}
 	}
-
-	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, length, now);
-	if (routed == ROUTED_NOWHERE)
-		return UP_REPLY_NOT_ROUTED;
-	if (routed == ROUTED_TOO_BIG && p->dont_fragment)
-		return UP_REPLY_TOO_BIG;
 	out->verdict = TC_ACT_SHOT;
-	if (routed == ROUTED_TOO_BIG)
-		return DROPPED_NEEDS_FRAGMENTS;
 	if (!nat_rewrite(skb, p, &way->address, way->port, 1))
 		return DROPPED_REWRITE_FAILED;
-	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
+	if (path)
+		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+	else
+		out->verdict = transmit(skb, &fib, neighbour);
 	return FORWARDED_NAT_REPLY;
 }

@@ -101,7 +101,7 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	count(cfg, d, dest, A_REQUEST, p->length);
 	state_move(cfg, c, found, p, INPUT);
 	conn_touch(c, now);
-	way.ask = ask_neighbour(c->packets++);
+	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	return forward_request(skb, p, &way, out, now);
@@ -116,8 +116,6 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	int reason;
 
 	conn_vaddr(c, &way.address);
-	/* replies go by the requests' number */
-	way.ask = ask_neighbour(c->packets - 1);
 	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */

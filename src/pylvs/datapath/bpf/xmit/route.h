@@ -12,6 +12,7 @@
 
 #define LO_IFINDEX 1
 #define PATHS 256
+#define NEIGHBOUR_MASK 15
 
 /* A route as it was told, and when. A cache line. */
 struct path {
@@ -24,7 +25,7 @@ struct path {
 	__u8 unused;
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u32 unused_end;
+	__u32 asked;		/* how often the kernel was asked for what is or was here */
 };
 
 MAP(paths, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct path, PATHS, 0);
@@ -101,17 +102,20 @@ static __always_inline struct path *path_known(__u8 family, const union address 
 	return NULL;
 }
 
-/* The same way, asked for and remembered. */
+/* The same way, asked for and remembered. `neighbour`: whether the kernel's neighbour code is to do the sending, which
+ * keeps its knowledge of the next hop fresh: for one of these packets in 16, and for all while the next hop is unknown. */
 static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
-					 const union address *src, const union address *dst, __u32 length, __u64 now)
+					 const union address *src, const union address *dst, __u32 length, __u64 now,
+					 int *neighbour)
 {
 	enum routed routed = route_ask(skb, fib, family, src, dst, length);
-	struct path *path;
+	struct path *path = path_of(src, dst);
 
-	if (routed != ROUTED || !fib->mtu_result)
+	*neighbour = 1;
+	if (routed != ROUTED || !path)
 		return routed;
-	path = path_of(src, dst);
-	if (!path)
+	*neighbour = (path->asked++ & NEIGHBOUR_MASK) == 0;
+	if (!fib->mtu_result)
 		return routed;
 	path->dst = *dst;
 	path->src = *src;
@@ -136,11 +140,10 @@ static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, co
 	return bpf_redirect(ifindex, 0);
 }
 
-/* Out of the interface that route() found. `ask` lets the kernel's neighbour code do the sending, which keeps its
- * knowledge of the next hop fresh: done for one packet in many, and for all while the neighbour is unknown. */
-static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int ask)
+/* Out of the interface that route() found. */
+static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
 {
-	if (ask) {
+	if (neighbour) {
 		struct bpf_redir_neigh next = { .nh_family = fib->family };
 
 		if (fib->family == AF_INET)
