@@ -8,6 +8,9 @@
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"
+#ifdef RESIZING
+#include "move.h"
+#endif
 
 static int tick(void *map, __u32 *key, struct ticker *t)
 {
@@ -55,9 +58,27 @@ int catch_up(struct __sk_buff *skb)
 	if (!cfg || !rt)
 		return 1;
 	w.now = now_ns(cfg);
-	bpf_loop(table_groups, sweep_step, &w, 0);
+	bpf_loop(ALL_GROUPS, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
 	return 0;
 }
+
+#ifdef RESIZING
+/* Move what stands in groups `skb->mark`... of the table that newcomers do not go to, as many as the packet is long;
+ * the answer is how many did not fit. */
+SEC("tc")
+int move(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.now = now_ns(cfg);
+	r.first = skb->mark | (cfg->resizing == RESIZING_TO_OLD ? 0 : OLD_GROUP);
+	bpf_loop(skb->len, move_group, &r, 0);
+	return r.left;
+}
+#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
