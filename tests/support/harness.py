@@ -513,4 +513,3 @@ def pins() -> set[str]:
     """The directories of all directors' pins."""
     root = bpffs.root()
     return set(os.listdir(root)) if root else set()
-
