@@ -12,7 +12,7 @@ from _socket import AF_INET, AF_INET6, htons, inet_ntop, ntohs
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import compress, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pylvs.datapath import _layout, syscall
 from pylvs.datapath.instance import Instance
@@ -21,7 +21,7 @@ from pylvs.datapath.services import unpack_address
 from pylvs.errors import DatapathError
 from pylvs.model import TCP, UDP, Connection, endpoint, protocol_name
 from pylvs.protocols import tcp, udp
-from pylvs.selection import Selection
+from pylvs.selections import Selection
 
 GROUPINGS = ("service", "rip", "state", "client")
 
@@ -93,7 +93,9 @@ def state_name(protocol: int, state: int) -> str:
 def _column(records: bytes, name: str) -> list[int]:
     """One number of every record."""
     offset, form, size = CONN.place(name)
-    return memoryview(records).cast(form)[offset // size :: _SIZE // size].tolist()
+    view: Any = memoryview(records)
+    numbers: list[int] = view.cast(form)[offset // size :: _SIZE // size].tolist()
+    return numbers
 
 
 def _equal(name: str, value: int) -> _Test:
@@ -299,7 +301,8 @@ def _picker(*members: tuple[int, str]) -> struct.Struct:
 
 
 def _member(name: str) -> tuple[int, str]:
-    return CONN.place(name)[:2]
+    offset, form, _ = CONN.place(name)
+    return offset, form
 
 
 # grouping -> what tells one group from another, of a connection of IPv4 and of IPv6
@@ -335,8 +338,8 @@ def count_by(instance: Instance, by: str, which: Selection | None = None) -> dic
         families = records[_FAMILY::_SIZE]
         four = [place for place in places if families[place] == AF_INET]
         six = [place for place in places if families[place] != AF_INET] if len(four) != len(places) else []
-        for key, mine in zip(_KEYS[by], (four, six), strict=True):
-            unpack = key.unpack_from
+        for picker, mine in zip(_KEYS[by], (four, six), strict=True):
+            unpack = picker.unpack_from
             counts.update([unpack(records, place * _SIZE) for place in mine])
     # two real servers of the same address and port, of two services, are one
     named: Counter[str] = Counter()

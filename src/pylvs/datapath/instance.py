@@ -155,7 +155,7 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start or catch_up."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
