@@ -3,12 +3,13 @@
 e2e      through namespaces, with nginx as the real server, beside other load balancers
 startup  what a command costs: `ipvsadm -Ln` beside the bare interpreter
 packet   nanoseconds per packet in the packet path alone
+connections  what looking at a million connections costs
 """
 
 import importlib
 import sys
 
-NAMES = ("e2e", "startup", "packet")
+NAMES = ("e2e", "startup", "packet", "connections")
 
 
 def main(argv: list[str]) -> int:

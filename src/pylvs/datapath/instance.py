@@ -131,6 +131,10 @@ class Instance:
             self._table_number = number
         return self._parts
 
+    def table_pin(self, name: str, ahead: int = 0) -> str:
+        """Where one of the connection table's maps is pinned; `ahead` 1: of the table that takes over from it."""
+        return f"{self.path}/maps/{name}_{self.config.get(0, 'table') + ahead}"
+
     @property
     def slots(self) -> SharedArray:
         return self._table()["slots"]
@@ -194,7 +198,7 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start or catch_up."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:

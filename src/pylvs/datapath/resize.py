@@ -57,7 +57,7 @@ def finish(running: Instance) -> None:
     if running.config.get(0, "resizing") == _layout.RESIZING_NOT:
         return
     with bpffs.alone(f"{running.path}/maps"):
-        if all(os.path.exists(_pin(running, name, 1)) for name in TABLE):
+        if all(os.path.exists(running.table_pin(name, 1)) for name in TABLE):
             _take_over(running, 0)
         else:  # it had come to its end but for this
             running.replace_programs()
@@ -65,8 +65,11 @@ def finish(running: Instance) -> None:
         _forget_others(running)
 
 
-def _pin(running: Instance, name: str, ahead: int) -> str:
-    return f"{running.path}/maps/{name}_{running.config.get(0, 'table') + ahead}"
+def finish_if_left(running: Instance) -> None:
+    """The same, for who only looks and does not hold the lock: waits for whoever is at it."""
+    while running.config.get(0, "resizing") != _layout.RESIZING_NOT:
+        with running.locked():
+            finish(running)
 
 
 def _forget_others(running: Instance) -> None:
@@ -88,7 +91,7 @@ def _take_over(running: Instance, groups: int) -> None:
     try:
         if not groups:
             for name in TABLE:
-                existing[name] = syscall.get(_pin(running, name, 1))
+                existing[name] = syscall.get(running.table_pin(name, 1))
                 opened.append(existing[name])
             groups = syscall.map_size(existing["slots"])[2]
         constants = programs.table_constants(groups, config.get(0, "seeds"), old)
@@ -97,7 +100,7 @@ def _take_over(running: Instance, groups: int) -> None:
         opened += [*maps.values(), *loaded.values()]
         for name in TABLE:
             if name not in existing:
-                syscall.pin(maps[name], _pin(running, name, 1))
+                syscall.pin(maps[name], running.table_pin(name, 1))
         if config.get(0, "resizing") == _layout.RESIZING_NOT:
             config.put(0, "resizing", _layout.RESIZING_TO_OLD)
         running.put_in_place(loaded)

@@ -91,23 +91,24 @@ static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
 		load->idle = now;
 }
 
-/* Where a connection is just being forgotten. Not on the stack, of which there is little; nothing interrupts a
- * packet's or the timer's program on its CPU by another one of them. */
-struct leaving {
-	struct tuple key;
-};
-
-MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct leaving, 1, 0);
+/* The addresses of the replies of a connection that is just ending. In the packets' program not on the stack, of which
+ * there is little; nothing interrupts it on its CPU by itself. What a command runs may be interrupted by packets. */
+#ifdef DEEP_STACK
+MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
+#define LEAVING(name) struct tuple *name = at(&leaving, 0)
+#else
+#define LEAVING(name) struct tuple name##_here, *name = &name##_here
+#endif
 
 /* Take a connection off the real server's side: an older one with the same replies gets them again. */
-static __always_inline void back_leave(struct leaving *from, __u32 number, __u64 now)
+static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
 {
 	__u32 mine = 1 + number, slot, life;
 	__u64 found, old, new;
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(&from->key, table_hash(&from->key), KINDS(SLOT_BACK), 0);
+		found = table_find(key, table_hash(key), KINDS(SLOT_BACK), 0);
 		slot = (__u32)found - 1;
 		life = found >> 32;
 		b = found ? (struct back *)conn_at(slot) : NULL;
@@ -143,18 +144,18 @@ static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct leaving *from = at(&leaving, 0);
 	struct conn *c = conn_at(number);
 	struct dest *d;
+	LEAVING(key);
 
-	if (!c || !rt || !from || (life & LIFE_KIND) != SLOT_CONN)
+	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
 		return 0;
 	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
 		return 0;
 	d = at(&dests, c->dest);
 	if (d && conn_method(c) == METHOD_MASQ) {
-		conn_back_key(c, d, &from->key);
-		back_leave(from, number, now);
+		conn_back_key(c, d, key);
+		back_leave(key, number, now);
 	}
 	more_give_back(number, life, now);
 	load_unbind(c->dest, c->status, now);

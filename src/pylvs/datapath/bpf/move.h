@@ -57,13 +57,13 @@ static __always_inline int move_more(__u32 from, __u32 life, __u32 to, __u64 now
 }
 
 /* Let the real server's side lead to the new number. */
-static __always_inline void move_reference(struct leaving *from, __u32 old_number, __u32 new_number)
+static __always_inline void move_reference(const struct tuple *key, __u32 old_number, __u32 new_number)
 {
 	__u64 found, old, new;
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(&from->key, table_hash(&from->key), KINDS(SLOT_BACK), 0);
+		found = table_find(key, table_hash(key), KINDS(SLOT_BACK), 0);
 		b = found ? (struct back *)conn_at((__u32)found - 1) : NULL;
 		if (!b)
 			return;
@@ -83,12 +83,12 @@ static __always_inline void move_reference(struct leaving *from, __u32 old_numbe
 __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 {
 	__u32 moving = (life & ~LIFE_KIND) | SLOT_MOVING, taken, turn, status, after;
-	struct leaving *from = at(&leaving, 0);
 	struct conn *c = conn_at(number), *copy;
+	struct tuple key;
 	struct dest *d;
 	__u64 hash;
 
-	if (!c || !from || __sync_val_compare_and_swap(&c->life, life, moving) != life)
+	if (!c || __sync_val_compare_and_swap(&c->life, life, moving) != life)
 		return 1;	/* it has just ended */
 	hash = slot_hash(c);
 	taken = move_copy(c, hash, now);
@@ -112,8 +112,8 @@ __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 	copy->life = (after & ~LIFE_KIND) | SLOT_CONN;
 	d = at(&dests, c->dest);
 	if (d && conn_method(c) == METHOD_MASQ) {
-		conn_back_key(c, d, &from->key);
-		move_reference(from, number, taken - 1);
+		conn_back_key(c, d, &key);
+		move_reference(&key, number, taken - 1);
 	}
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
- * does bit by bit, for commands and tests that want to see the present.
+ * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name.
  */
 #include "prelude.h"
 #include "table.h"
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"
+#include "flush.h"
 #ifdef RESIZING
 #include "move.h"
 #endif
@@ -61,6 +62,20 @@ int catch_up(struct __sk_buff *skb)
 	bpf_loop(ALL_GROUPS, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
 	return 0;
+}
+
+/* How many of the named connections (flush.h) it has ended. */
+SEC("tc")
+int flush(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct flush_walk w = { .skb = skb };
+
+	if (!cfg)
+		return 0;
+	w.now = now_ns(cfg);
+	bpf_loop(FLUSH_MOST, flush_step, &w, 0);	/* until the packet is over */
+	return w.ended;
 }
 
 #ifdef RESIZING

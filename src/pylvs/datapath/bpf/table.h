@@ -265,6 +265,8 @@ static __always_inline __u64 table_peek(const struct tuple *key, __u64 hash)
 
 	if (!tags)
 		return 0;
+	barrier_var(w);		/* a compiler may keep it where the verifier forgets how small it is */
+	w &= TAG_WORDS - 1;
 	tops = zero_bytes(tags->word[w] ^ BYTES(hash_tag(hash)));
 	if (!tops)
 		return 0;

@@ -7,6 +7,7 @@
  *
  * Each step is a header; none reaches back. Every packet ends in done() with its one reason.
  */
+#define DEEP_STACK
 #include "prelude.h"
 #include "account.h"
 #include "parse.h"
