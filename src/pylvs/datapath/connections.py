@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import compress, islice
 from typing import Any, NamedTuple
 
-from pylvs.datapath import _layout, resize, syscall
+from pylvs.datapath import _layout, programs, resize, syscall
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import CONN, CONN_IPV4, CONN_REST, MORE
 from pylvs.datapath.services import unpack_address
@@ -359,10 +359,11 @@ def count_by(instance: Instance, by: str, which: Selection | None = None) -> dic
 
 
 def chosen(instance: Instance, which: Selection | None = None) -> Iterator[tuple[int, int]]:
-    """(slot, life word) of each chosen connection: what `flush` asks for."""
+    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for."""
+    parity = programs.PARITY * _GROUP if instance.config.get(0, "table") % 2 else 0
     for first, records, places, _ in _pieces(instance, which):
         lives = _column(records, "life")
-        yield from ((first + place, lives[place]) for place in places)
+        yield from ((first + place | parity, lives[place]) for place in places)
 
 
 def flush(instance: Instance, named: Iterable[tuple[int, int]]) -> int:

@@ -257,7 +257,8 @@ class Instance:
         maps = self.map_fds()
         try:
             groups = syscall.map_size(maps["slots"])[2]
-            taken_over, loaded = programs.load({}, maps, programs.table_constants(groups, self.config.get(0, "seeds")))
+            constants = programs.table_constants(self.config.get(0, "table"), groups, self.config.get(0, "seeds"))
+            taken_over, loaded = programs.load({}, maps, constants)
         finally:
             for fd in maps.values():
                 os.close(fd)
@@ -404,7 +405,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "counters": objects,
         "estimates": objects,
     }
-    maps, loaded = programs.load(sizes, {}, programs.table_constants(groups, seeds))
+    maps, loaded = programs.load(sizes, {}, programs.table_constants(0, groups, seeds))
     try:
         for name, fd in maps.items():
             syscall.pin(fd, f"{new}/maps/{name}" + ("_0" if name in TABLE else ""))

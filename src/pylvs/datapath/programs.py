@@ -9,6 +9,7 @@ from pylvs.errors import DatapathError
 from pylvs.protocols import tcp
 
 RESIZING = "_resizing"
+PARITY = 1 << 25  # in the number of a group, of table.h
 NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}")
 
 
@@ -63,10 +64,11 @@ def load(
     return maps, {**traffic.programs, **heartbeat.programs}
 
 
-def table_constants(groups: int, seeds: Sequence[int], old_groups: int = 0) -> dict[str, bytes]:
-    """What the programs know of the connection table: its size in groups of slots, that of the one that it takes over
-    from, and the secrets of its hash."""
+def table_constants(number: int, groups: int, seeds: Sequence[int], old_groups: int = 0) -> dict[str, bytes]:
+    """What the programs know of the connection table: which one it is, its size in groups of slots, that of the one
+    that it takes over from, and the secrets of its hash."""
     return {
+        "table_parity": struct.pack("=I", PARITY if number % 2 else 0),
         "table_groups": struct.pack("=I", groups),
         "old_table_groups": struct.pack("=I", old_groups),
         "table_seeds": struct.pack(f"={len(seeds)}Q", *seeds),

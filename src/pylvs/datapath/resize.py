@@ -94,7 +94,8 @@ def _take_over(running: Instance, groups: int) -> None:
                 existing[name] = syscall.get(running.table_pin(name, 1))
                 opened.append(existing[name])
             groups = syscall.map_size(existing["slots"])[2]
-        constants = programs.table_constants(groups, config.get(0, "seeds"), old)
+        number, seeds = config.get(0, "table") + 1, config.get(0, "seeds")
+        constants = programs.table_constants(number, groups, seeds, old)
         sizes = {name: groups for name in TABLE}
         maps, loaded = programs.load(sizes, existing, constants, programs.RESIZING)
         opened += [*maps.values(), *loaded.values()]
@@ -115,7 +116,7 @@ def _take_over(running: Instance, groups: int) -> None:
             raise TableFull(f"{left} connections find no room in a table of {groups * _layout.GROUP_SLOTS} slots")
         existing.update({name: maps[name] for name in TABLE})
         plain = {name: fd for name, fd in existing.items() if not name.startswith("old_")}
-        maps, loaded = programs.load({}, plain, programs.table_constants(groups, config.get(0, "seeds")))
+        maps, loaded = programs.load({}, plain, programs.table_constants(number, groups, seeds))
         opened += [*maps.values(), *loaded.values()]
         running.put_in_place(loaded)
         syscall.wait_for_packets()

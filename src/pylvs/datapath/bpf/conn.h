@@ -103,12 +103,12 @@ MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
 /* Take a connection off the real server's side: an older one with the same replies gets them again. */
 static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
 {
+	__u64 hash = table_hash(key), found, old, new;
 	__u32 mine = 1 + number, slot, life;
-	__u64 found, old, new;
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(key, table_hash(key), KINDS(SLOT_BACK), 0);
+		found = table_find(key, hash, KINDS(SLOT_BACK), 0);
 		slot = (__u32)found - 1;
 		life = found >> 32;
 		b = found ? (struct back *)conn_at(slot) : NULL;

@@ -59,11 +59,11 @@ static __always_inline int move_more(__u32 from, __u32 life, __u32 to, __u64 now
 /* Let the real server's side lead to the new number. */
 static __always_inline void move_reference(const struct tuple *key, __u32 old_number, __u32 new_number)
 {
-	__u64 found, old, new;
+	__u64 hash = table_hash(key), found, old, new;
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(key, table_hash(key), KINDS(SLOT_BACK), 0);
+		found = table_find(key, hash, KINDS(SLOT_BACK), 0);
 		b = found ? (struct back *)conn_at((__u32)found - 1) : NULL;
 		if (!b)
 			return;

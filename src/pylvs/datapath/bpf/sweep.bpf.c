@@ -90,7 +90,7 @@ int move(struct __sk_buff *skb)
 	if (!cfg)
 		return -1;
 	r.now = now_ns(cfg);
-	r.first = skb->mark | (cfg->resizing == RESIZING_TO_OLD ? 0 : OLD_GROUP);
+	r.first = skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity : table_parity ^ PARITY);
 	bpf_loop(skb->len, move_group, &r, 0);
 	return r.left;
 }

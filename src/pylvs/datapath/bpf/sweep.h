@@ -47,9 +47,7 @@ static __always_inline void sweep_group(__u32 number, __u64 now)
 
 static long sweep_step(__u64 i, struct sweep_walk *w)
 {
-	__u32 group = w->group + i;
-
-	sweep_group(group < table_groups ? group : (group - table_groups) | OLD_GROUP, w->now);
+	sweep_group(any_group(w->group + i), w->now);
 	return 0;
 }
 

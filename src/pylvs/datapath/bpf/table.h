@@ -34,31 +34,36 @@ _Static_assert(__builtin_offsetof(struct conn, packets) == __builtin_offsetof(st
 
 /* ---- one table, or two while it is being resized --------------------------------------------------------------- */
 
+/* A bit in a group's number, and so in its slots', tells a table from the one that takes over from it: numbers that
+ * stand in the slots of either stay right while connections are moved. */
+#define PARITY (1u << 25)
+
+const volatile __u32 table_parity;	/* 0 or PARITY */
+
 #ifdef RESIZING
 
-/* A bit in a group's number, and so in its slots', says that they are the old table's. A key is looked for in the new
- * one, in the old one, and again in the new one, in case it was moved in between. */
+/* A key is looked for in the new table, in the old one, and again in the new one, in case it was moved in between. */
 #define TWO_TABLES 1
-#define ROAD __noinline		/* what is a main road elsewhere would be too much for the verifier here */
-#define OLD_GROUP (1u << 25)
 #define TURNS 6
+#define ROAD __noinline		/* what is a main road elsewhere would be too much for the verifier here */
 
 SHARED_ARRAY(old_slots, struct slots);
 SHARED_ARRAY(old_tags, struct tags);
 SHARED_ARRAY(old_groups, struct group);
 const volatile __u32 old_table_groups = 1;
 
-#define CHOOSE(name, group) ((group) & OLD_GROUP ? at(&old_##name, (group) & ~OLD_GROUP) : at(&name, group))
+#define IS_OLD(group) (((group) & PARITY) != table_parity)
+#define CHOOSE(name, group) (IS_OLD(group) ? at(&old_##name, (group) & ~PARITY) : at(&name, (group) & ~PARITY))
 #define GROUPS(old) ((old) ? old_table_groups : table_groups)
 #define ALL_GROUPS (table_groups + old_table_groups)
 
 #else
 
 #define TWO_TABLES 0
-#define ROAD static __always_inline
-#define OLD_GROUP 0u
 #define TURNS 2
-#define CHOOSE(name, group) at(&name, group)
+#define ROAD static __always_inline
+#define IS_OLD(group) 0
+#define CHOOSE(name, group) at(&name, (group) & ~PARITY)
 #define GROUPS(old) table_groups
 #define ALL_GROUPS table_groups
 
@@ -86,12 +91,18 @@ static __always_inline struct conn *conn_at(__u32 number)
 	return group ? &group->slot[number % GROUP_SLOTS] : NULL;
 }
 
-/* Where newcomers go: 0 or OLD_GROUP. */
+/* The number of one of ALL_GROUPS. */
+static __always_inline __u32 any_group(__u32 number)
+{
+	return number < table_groups ? number | table_parity : (number - table_groups) | (table_parity ^ PARITY);
+}
+
+/* Do newcomers go to the old table? */
 static __always_inline __u32 table_target(void)
 {
 	const struct config *cfg = TWO_TABLES ? at(&config, 0) : NULL;
 
-	return cfg && cfg->resizing == RESIZING_TO_OLD ? OLD_GROUP : 0;
+	return cfg && cfg->resizing == RESIZING_TO_OLD;
 }
 
 /* ---- hashing ---------------------------------------------------------------------------------------------------- */
@@ -127,15 +138,15 @@ static __always_inline __u64 slot_hash(const struct conn *c)
 	return hash_words(c->at.ipv6.caddr.word, c->at.ipv6.vaddr.word, *(__u32 *)&c->cport, c->protocol, AF_INET6);
 }
 
-/* The first of a key's two groups, and the second; `old` is 0 or OLD_GROUP. */
+/* The first of a key's two groups, and the second. */
 static __always_inline __u32 home_group(__u64 hash, __u32 old)
 {
-	return ((hash ^ hash >> 32) & (GROUPS(old) - 1)) | old;
+	return ((hash ^ hash >> 32) & (GROUPS(old) - 1)) | (old ? table_parity ^ PARITY : table_parity);
 }
 
 static __always_inline __u32 other_group(__u64 hash, __u32 old)
 {
-	return ((hash ^ hash >> 32 ^ (hash >> 20 | 1)) & (GROUPS(old) - 1)) | old;
+	return ((hash ^ hash >> 32 ^ (hash >> 20 | 1)) & (GROUPS(old) - 1)) | (old ? table_parity ^ PARITY : table_parity);
 }
 
 /* The word of tags where looking begins. */
@@ -236,7 +247,7 @@ ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u32 kinds, __u32 ex
 		return 0;
 #pragma unroll
 	for (__u32 turn = 0; turn < TURNS; turn++) {
-		__u32 old = turn >> 1 == 1 ? OLD_GROUP : 0, number = home_group(hash, old);
+		__u32 old = turn >> 1 == 1, number = home_group(hash, old);
 
 		if (turn & 1) {
 			struct group *home = group_at(number);
@@ -357,7 +368,7 @@ __noinline int table_give_back(__u32 number, int keyed, __u64 now)
 	if (!tags || !g || !c)
 		return 0;
 	if (keyed) {
-		home = home_group(slot_hash(c), group & OLD_GROUP);
+		home = home_group(slot_hash(c), IS_OLD(group));
 		first = group_at(home);
 		if (first && home != group)
 			__sync_fetch_and_add(&first->spilled, -1);
