@@ -108,7 +108,7 @@ static __always_inline void back_leave(const struct tuple *key, __u32 number, __
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(key, hash, KINDS(SLOT_BACK), 0);
+		found = table_find(key, hash, KINDS(SLOT_BACK));
 		slot = (__u32)found - 1;
 		life = found >> 32;
 		b = found ? (struct back *)conn_at(slot) : NULL;
@@ -252,17 +252,13 @@ static __always_inline __u32 conn_slot(__u64 hash, __u64 now)
 
 /* ---- find, touch ---------------------------------------------------------------------------------------------- */
 
-/* The connection in the slot that a search answered, or NULL; then found->life is 0. */
-static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *key, __u64 now, struct found *found)
+/* The connection to which the slot `c` with these addresses leads, or NULL; then found->life is 0. */
+static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u32 life, const struct tuple *key,
+					       __u64 now, struct found *found)
 {
-	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
-	struct conn *c;
+	__u32 back = (life & LIFE_KIND) == SLOT_BACK;
 
 	found->life = found->from_server = found->moving = 0;
-	if (!slot)
-		return NULL;
-	c = conn_at(number);
-	back = (life & LIFE_KIND) == SLOT_BACK;
 	if (c && back) {
 		number = (__u32)((struct back *)c)->conns - 1;
 		c = conn_at(number);
@@ -288,31 +284,38 @@ static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *k
 	return c;
 }
 
+static __always_inline struct conn *conn_find_hashed(const struct tuple *key, __u64 hash, __u64 now,
+						      struct found *found)
+{
+	__u64 slot = table_find(key, hash, KINDS(SLOT_CONN) | KINDS(SLOT_BACK));
+	__u32 number = (__u32)slot - 1;
+
+	return conn_found(slot ? conn_at(number) : NULL, number, slot >> 32, key, now, found);
+}
+
 /* The connection of these addresses, or NULL; then found->life is 0. */
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
-	const __u32 kinds = KINDS(SLOT_CONN) | KINDS(SLOT_BACK);
 	__u64 hash = table_hash(key);
-	struct conn *c;
+	struct conn *c = conn_find_hashed(key, hash, now, found);
 
-	c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
 	if (TWO_TABLES && !c && found->moving)
-		c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
+		c = conn_find_hashed(key, hash, now, found);
 	return c;
 }
 
 /* The same, for the program's main road: most connections are where one looks first. */
 static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
 {
-	__u64 hash, slot;
+	__u32 number, life;
+	struct conn *c;
+	__u64 hash;
 
 	if (TWO_TABLES)
 		return conn_find(key, now, found);
 	hash = table_hash(key);
-	slot = table_peek(key, hash);
-	if (!slot)
-		slot = table_find(key, hash, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
-	return conn_found(slot, key, now, found);
+	c = table_peek(key, hash, &number, &life);
+	return c ? conn_found(c, number, life, key, now, found) : conn_find_hashed(key, hash, now, found);
 }
 
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
@@ -349,7 +352,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, 
 	life = c->life;
 	table_publish(number, hash_tag(hash));
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING) | EXCEPT(number));
 		if (!other) {
 			life = (life & ~LIFE_KIND) | kind;
 			c->life = life;
@@ -362,7 +365,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, 
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, hash, KINDS(kind & 0xf), 0);
+	return table_find(key, hash, KINDS(kind & 0xf));
 }
 
 /* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
@@ -476,19 +479,24 @@ static __always_inline void birth_reply(struct birth *birth, const struct tuple 
 	birth->reply.family = key->family;
 }
 
-/* A new connection for the packet's tuple, bound to its real server; 0 if there is no room for it. If another CPU made
+/* A new connection for the packet's tuple, as it stands in `births`; 0 if there is no room for it. If another CPU made
  * the same connection meanwhile, that one is the answer. */
-static __always_inline int conn_claim(struct runtime *rt, const struct tuple *key, struct birth *birth, __u64 now,
-				      struct found *found)
+__noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
 {
-	struct dest_load *load = at(&dest_loads, birth->dest);
-	int nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	struct birth *birth = at(&births, 0);
+	struct runtime *rt = at(&runtime, 0);
+	struct dest_load *load;
 	__u32 number, back = 0;
 	struct conn *c;
 	__u64 slot;
+	int nat;
 
+	if (!key || !found || !birth || !rt)
+		return 0;
+	load = at(&dest_loads, birth->dest);
 	if (!load)
 		return 0;
+	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	birth->hash = table_hash(key);
 	number = conn_slot(birth->hash, now) - 1;
 	c = conn_at(number);

@@ -18,6 +18,7 @@
 #define WAIT_MAX (1u << 14)	/* looks at what another CPU is about to finish */
 
 #define KINDS(kind) (1u << (kind))
+#define EXCEPT(number) ((__u64)(1 + (number)) << 32)
 #define BYTES(b) (0x0101010101010101ull * (b))
 
 /* Secret, so that nobody can choose addresses and ports that meet in one group. */
@@ -189,11 +190,11 @@ static long wait_step(__u64 i, struct wait *w)
 }
 
 /* Wait until another CPU has done what it is at with a slot. */
-static __always_inline void wait_for(__u64 slot)
+__noinline int wait_for(__u64 slot)
 {
 	struct wait w = { .number = (__u32)slot - 1, .life = slot >> 32 };
 
-	bpf_loop(WAIT_MAX, wait_step, &w, 0);
+	return bpf_loop(WAIT_MAX, wait_step, &w, 0);
 }
 
 static __always_inline int slot_has(const struct conn *c, const struct tuple *key)
@@ -208,10 +209,10 @@ static __always_inline int slot_has(const struct conn *c, const struct tuple *ke
 	       *(__u64 *)&c->at.ipv6.vaddr.word[2] == *(__u64 *)&key->dst.word[2];
 }
 
-/* The slot of the group that has this key, is of one of `kinds` (KINDS of slot_kind) and is not `except` (1 + a number):
- * 1 + its number, and << 32 the life in which it had the key; 0: there is none.
+/* The slot of the group that has this key and is of one of the kinds in `which` (KINDS of slot_kind), but not the one
+ * whose number is in `which` too (EXCEPT): 1 + its number, and << 32 the life in which it had the key; 0: there is none.
  * A function of its own, so that the verifier walks its loops once. */
-__noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, __u32 kinds, __u32 except)
+__noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, __u64 which)
 {
 	struct tags *tags = tags_of(number);
 	struct conn *c;
@@ -228,10 +229,10 @@ __noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, _
 
 			tops &= tops - 1;
 			c = conn_at(taken - 1);
-			if (!c || taken == except)
+			if (!c || taken == which >> 32)
 				continue;
 			life = *(volatile __u32 *)&c->life;
-			if ((KINDS(life & 0xf) & kinds) && slot_has(c, key))
+			if ((KINDS(life & 0xf) & which) && slot_has(c, key))
 				return (__u64)life << 32 | taken;
 		}
 	}
@@ -239,7 +240,7 @@ __noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, _
 }
 
 /* The same for all groups where the key may be. */
-ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u32 kinds, __u32 except)
+ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u64 which)
 {
 	__u64 found;
 
@@ -256,7 +257,7 @@ ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u32 kinds, __u32 ex
 				continue;
 			number = other_group(hash, old);
 		}
-		found = group_find(key, hash, number, kinds | (TWO_TABLES ? KINDS(SLOT_MOVING) : 0), except);
+		found = group_find(key, hash, number, which | (TWO_TABLES ? KINDS(SLOT_MOVING) : 0));
 		if (!found)
 			continue;
 		if (!TWO_TABLES || (found >> 32 & LIFE_KIND) != SLOT_MOVING)
@@ -266,29 +267,29 @@ ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u32 kinds, __u32 ex
 	return 0;
 }
 
-/* What table_find would answer if the first tag that fits is the right one; else 0. */
-static __always_inline __u64 table_peek(const struct tuple *key, __u64 hash)
+/* The slot that table_find would answer if the first tag that fits is the right one; else NULL. */
+static __always_inline struct conn *table_peek(const struct tuple *key, __u64 hash, __u32 *number, __u32 *life)
 {
-	__u32 group = home_group(hash, 0), w = hash_word(hash), number, life;
+	__u32 group = home_group(hash, 0), w = hash_word(hash);
 	struct tags *tags = tags_of(group);
 	struct conn *c;
 	__u64 tops;
 
 	if (!tags)
-		return 0;
+		return NULL;
 	barrier_var(w);		/* a compiler may keep it where the verifier forgets how small it is */
 	w &= TAG_WORDS - 1;
 	tops = zero_bytes(tags->word[w] ^ BYTES(hash_tag(hash)));
 	if (!tops)
-		return 0;
-	number = group * GROUP_SLOTS + place_of(w, tops);
-	c = conn_at(number);
+		return NULL;
+	*number = group * GROUP_SLOTS + place_of(w, tops);
+	c = conn_at(*number);
 	if (!c)
-		return 0;
-	life = *(volatile __u32 *)&c->life;
-	if (!(KINDS(life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
-		return 0;
-	return (__u64)life << 32 | (1 + number);
+		return NULL;
+	*life = *(volatile __u32 *)&c->life;
+	if (!(KINDS(*life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
+		return NULL;
+	return c;
 }
 
 /* ---- taking and giving back ------------------------------------------------------------------------------------- */
