@@ -3,7 +3,7 @@
 A header in bench/tables/ (another connection table) or bench/steps/ (a step left out) says in its first comment
 
     Replaces: conn_find conn_claim          functions of the product, by name
-    Patches tc.bpf.c: old text => new text  for the few lines that no function can stand for
+    Patches tc.bpf.c: old text => new text  where no function can stand for it
 
 Each function named takes the place of the product's function, together with what stands above it in the header. If it
 mentions product_NAME, the product's own function stays, under that name. What is to be replaced has to be there, once,
@@ -77,9 +77,11 @@ def exchange(header: Path, sources: Path) -> None:
         files[path] = files[path][: found.start()] + kept + text + files[path][found.end() :]
     for file, old, new in patches:
         path = next((path for path in files if path.name == file), sources / file)
-        if files.get(path, "").count(old) != 1:
-            raise SystemExit(f"bench: {header.name} patches a line of {file} that is not there: {old}")
-        files[path] = files[path].replace(old, new)
+        # however the lines are broken
+        loose = re.compile(r"\s+".join(re.escape(word) for word in old.split()))
+        if len(loose.findall(files.get(path, ""))) != 1:
+            raise SystemExit(f"bench: {header.name} patches what is not in {file}: {old}")
+        files[path] = loose.sub(new.replace("\\", r"\\"), files[path])
     for path, content in files.items():
         path.write_text(content)
 

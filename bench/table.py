@@ -170,7 +170,9 @@ def measure_steps(arguments: argparse.Namespace) -> dict[str, Any]:
                 slots = max(SMALLEST, 4 * flows)
                 _say(f"{method}, {flows} flows")
                 # what finds without looking, or scatters nothing, is for one flow of LVS-DR
-                chosen = [kind for kind in kinds if (flows, method) == (1, "dr") or kind not in ("find", "hash")]
+                chosen = [
+                    kind for kind in subjects.by_kind if (flows, method) == (1, "dr") or kind not in ("find", "hashing")
+                ]
                 for kind in chosen:
                     subjects.by_kind[kind].ask("load", slots, 2 if method == "nat" else 1)
                     subjects.by_kind[kind].ask("fill", METHODS[method][0], 0, flows)

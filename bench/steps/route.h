@@ -10,6 +10,7 @@ static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_l
 					 __u64 now)
 {
 	__builtin_memset(fib, 0, sizeof(*fib));
+	barrier_var(now);	/* or the compiler would not pass it */
 	fib->ifindex = skb->ifindex;
 	return ROUTED;
 }
