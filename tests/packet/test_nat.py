@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from pylvs.datapath.maps import possible_cpus
 from support.harness import MACS, Harness, frame
 from support.packets import (
     ACK,
@@ -64,17 +65,24 @@ def test_addresses_and_ports(lvs: Harness, family: Family, protocol: int, rport:
 
 
 def test_next_hops(lvs: Harness, family: Family, protocol: int) -> None:
+    """Straight to the next hop's address, but for the few that are left to the neighbour code."""
     talk = Talk(lvs, family, protocol).serve().opens()
-    talk.asks("A")
-    assert talk.asks("A").frame[:12] == MACS["r0"] + MACS["d1"]
-    assert talk.answers("A").frame[:12] == MACS["c0"] + MACS["d0"]
+    hops = [(talk.asks("A").frame[:12], talk.answers("A").frame[:12]) for _ in range(20)]
+    assert sum(hop == MACS["r0"] + MACS["d1"] for hop, _ in hops) >= 15
+    assert sum(hop == MACS["c0"] + MACS["d0"] for _, hop in hops) >= 15
 
 
-def test_first_packet_is_left_to_the_neighbour_code(lvs: Harness, family: Family) -> None:
+def test_the_neighbour_code_is_asked_now_and_then(lvs: Harness, family: Family) -> None:
     """So that what the kernel knows of the next hop does not grow old; seen by the untouched Ethernet addresses."""
     talk = Talk(lvs, family).serve()
-    asked = [number for number in range(1, 130) if talk.asks("S").frame[:12] == MACS["d0"] + MACS["c0"]]
-    assert asked == [1, 65, 129]
+    asked = []
+    for number in range(160):
+        lvs.shift(0.02)  # what a CPU was told about a route holds for a tick of the clock
+        if talk.asks("S").frame[:12] == MACS["d0"] + MACS["c0"]:
+            asked.append(number)
+    assert asked[0] == 0
+    # each CPU leaves its first packet and then one in 16 to it
+    assert 160 // 16 <= len(asked) <= 160 // 16 + possible_cpus()
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 511, 512, 513, 1023, 1024])

@@ -91,10 +91,19 @@ static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
 		load->idle = now;
 }
 
+/* Where a connection is just being forgotten. Not on the stack, of which there is little; nothing interrupts a
+ * packet's or the timer's program on its CPU by another one of them. */
+struct leaving {
+	struct tuple key;
+	struct spot spot;
+};
+
+MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct leaving, 1, 0);
+
 /* Take a connection off the real server's side: an older one with the same replies gets them again. */
-static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
+static __always_inline void back_leave(struct leaving *from, __u32 number, __u64 now)
 {
-	__u64 found = table_find(key, KINDS(SLOT_BACK), 0), old, new;
+	__u64 found = table_find(&from->key, &from->spot, KINDS(SLOT_BACK), 0), old, new;
 	__u32 slot = (__u32)found - 1, life = found >> 32, mine = 1 + number;
 	struct back *b;
 
@@ -126,26 +135,23 @@ static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
 		table_give_back((number & ~(GROUP_SLOTS - 1)) + place - 1, 0, now);
 }
 
-/* The key under which a connection is just being forgotten. Not on the stack, of which there is little; nothing
- * interrupts a packet's or the timer's program on its CPU by another one of them. */
-MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
-
 /* Take a connection apart, if it is still in the life in which it was found. Returns 0 if somebody else does. */
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct tuple *key = at(&leaving, 0);
+	struct leaving *from = at(&leaving, 0);
 	struct conn *c = conn_at(number);
 	struct dest *d;
 
-	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
+	if (!c || !rt || !from || (life & LIFE_KIND) != SLOT_CONN)
 		return 0;
 	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
 		return 0;
 	d = at(&dests, c->dest);
 	if (d && conn_method(c) == METHOD_MASQ) {
-		conn_back_key(c, d, key);
-		back_leave(key, number, now);
+		conn_back_key(c, d, &from->key);
+		table_spot(&from->key, &from->spot);
+		back_leave(from, number, now);
 	}
 	more_give_back(number, life, now);
 	load_unbind(c->dest, c->status, now);
@@ -241,10 +247,9 @@ static __always_inline __u32 conn_slot(const struct spot *spot, __u64 now)
 
 /* ---- find, touch ---------------------------------------------------------------------------------------------- */
 
-/* The connection of these addresses, or NULL; then found->life is 0. */
-static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
+/* The connection in the slot that a search answered, or NULL; then found->life is 0. */
+static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *key, __u64 now, struct found *found)
 {
-	__u64 slot = table_find(key, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
 	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
 	struct conn *c;
 
@@ -272,6 +277,27 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	found->life = life;
 	found->from_server = back;
 	return c;
+}
+
+static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
+{
+	struct spot spot;
+
+	table_spot(key, &spot);
+	return conn_found(table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0), key, now, found);
+}
+
+/* The same, for the program's main road: most connections are where one looks first. */
+static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
+{
+	struct spot spot;
+	__u64 slot;
+
+	table_spot(key, &spot);
+	slot = table_peek(key, &spot);
+	if (!slot)
+		slot = table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+	return conn_found(slot, key, now, found);
 }
 
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
@@ -317,20 +343,18 @@ static __always_inline void wait_for(__u64 slot)
  *
  * Both publish before they look, so at least one of them sees the other. Who sees one that is finished gives up; if
  * both are unfinished, the higher number gives up and the lower one waits to see it go. */
-__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, __u64 now)
+__noinline __u64 conn_settle(__u32 number, const struct tuple *key, const struct spot *spot, __u32 kind, __u64 now)
 {
 	struct conn *c = conn_at(number);
-	struct spot spot;
 	__u64 other;
 	__u32 life;
 
-	if (!c || !key)
+	if (!c || !key || !spot)
 		return 0;
 	life = c->life;
-	table_spot(key, &spot);
-	table_publish(number, spot.tag);
+	table_publish(number, spot->tag);
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		other = table_find(key, spot, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
 		if (!other) {
 			life = (life & ~LIFE_KIND) | kind;
 			c->life = life;
@@ -343,8 +367,23 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u32 kind, 
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, KINDS(kind & 0xf), 0);
+	return table_find(key, spot, KINDS(kind & 0xf), 0);
 }
+
+/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
+struct birth {
+	union address daddr;
+	__u32 dest;
+	__u32 flags;		/* conn_flag */
+	__u32 fwmark;
+	__u16 dport;
+	__u16 unused;
+	struct tuple reply;
+	struct spot spot;
+	struct spot reply_spot;
+};
+
+MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
 
 static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32 number)
 {
@@ -368,9 +407,9 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
 
 /* Let a reply's addresses lead to a connection, by the slot that was filled for it. If there is one already, an older
  * connection has the same replies: they are the newer one's while that lives. */
-static __always_inline int back_join(__u32 slot, const struct tuple *key, __u32 number, __u64 now)
+static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
 {
-	__u64 found = conn_settle(slot, key, SLOT_BACK, now), old;
+	__u64 found = conn_settle(slot, &birth->reply, &birth->reply_spot, SLOT_BACK, now), old;
 	struct back *b;
 
 	if ((__u32)found == 1 + slot)
@@ -387,20 +426,6 @@ static __always_inline int back_join(__u32 slot, const struct tuple *key, __u32 
 	}
 	return 0;
 }
-
-/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
-struct birth {
-	union address daddr;
-	__u32 dest;
-	__u32 flags;		/* conn_flag */
-	__u32 fwmark;
-	__u16 dport;
-	__u16 unused;
-	struct tuple reply;
-	struct spot spot;
-};
-
-MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
 
 static __always_inline void conn_fill(struct conn *c, const struct tuple *key, const struct birth *birth, __u64 now)
 {
@@ -477,8 +502,8 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	conn_fill(c, key, birth, now);
 	if (nat) {
 		birth_reply(birth, key);
-		table_spot(&birth->reply, &birth->spot);
-		back = conn_slot(&birth->spot, now);
+		table_spot(&birth->reply, &birth->reply_spot);
+		back = conn_slot(&birth->reply_spot, now);
 		if (back)
 			back_fill(back - 1, &birth->reply, number);
 	}
@@ -491,7 +516,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	/* counted before it can be found, so that the one who releases it never counts below nothing */
 	__sync_fetch_and_add(&load->total, 1);
 	__sync_fetch_and_add(&rt->conns, 1);
-	slot = conn_settle(number, key, SLOT_CONN, now);
+	slot = conn_settle(number, key, &birth->spot, SLOT_CONN, now);
 	if ((__u32)slot != 1 + number) {
 		__sync_fetch_and_add(&rt->conns, -1);
 		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
@@ -502,7 +527,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	found->number = number;
 	found->life = slot >> 32;
 	found->from_server = 0;
-	if (back && !back_join(back - 1, &birth->reply, number, now)) {
+	if (back && !back_join(back - 1, birth, number, now)) {
 		conn_release(number, found->life, now);
 		return 0;
 	}

@@ -5,20 +5,11 @@
  */
 #pragma once
 
-/* The kernel's neighbour code sends a connection's first packet and then one in 64. */
-#define ASK_MASK 63
-
-static __always_inline int ask_neighbour(__u32 packets_before)
-{
-	return (packets_before & ASK_MASK) == 0;
-}
-
 /* What a connection says about the way of a packet. */
 struct way {
 	union address address;	/* of a request: the real server's; of a reply: its new source */
 	__u16 port;		/* the new one under LVS-NAT */
-	__u8 nat;
-	__u8 ask;
+	__u16 nat;
 };
 
 /* What icmp.h can answer. */
@@ -47,37 +38,46 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
 			       __u64 now)
 {
-	struct bpf_fib_lookup fib;
 	union address any = {};
+	struct bpf_fib_lookup fib;
 	enum routed routed;
-	__u8 family;
+	struct path *path;
+	int neighbour = 0;
+	__u32 length;
 
 	if (!p || !way || !out)
 		return DROPPED_REWRITE_FAILED;
-	family = p->tuple.family;
 	out->verdict = TC_ACT_SHOT;
-	routed = route(skb, &fib, family, &any, &way->address, wire_length(skb, p), way->ask, now);
-	if (routed == ROUTED_NOWHERE) {
-		out->error = 1 + ERROR_HOST;
-		return DROPPED_NO_ROUTE;
-	}
-	if (p->ttl <= 1) {
-		out->error = 1 + ERROR_TTL;
-		return DROPPED_TTL_EXCEEDED;
-	}
-	if (routed == ROUTED_TOO_BIG) {
-		if (!p->dont_fragment)
-			return DROPPED_NEEDS_FRAGMENTS;
-		/* what is quoted has been counted as a hop already */
-		if (decrement_ttl(skb, family)) {
-			out->error = 1 + ERROR_TOO_BIG;
-			out->mtu = fib.mtu_result;
+	length = wire_length(skb, p);
+	path = path_known(p->tuple.family, &any, &way->address, now);
+	if (!path || p->ttl <= 1 || length > path->mtu) {
+		path = NULL;
+		routed = route(skb, &fib, p->tuple.family, &any, &way->address, length, now, &neighbour);
+		if (routed == ROUTED_NOWHERE) {
+			out->error = 1 + ERROR_HOST;
+			return DROPPED_NO_ROUTE;
 		}
-		return DROPPED_TOO_BIG;
+		if (p->ttl <= 1) {
+			out->error = 1 + ERROR_TTL;
+			return DROPPED_TTL_EXCEEDED;
+		}
+		if (routed == ROUTED_TOO_BIG) {
+			if (!p->dont_fragment)
+				return DROPPED_NEEDS_FRAGMENTS;
+			/* what is quoted has been counted as a hop already */
+			if (decrement_ttl(skb, p->tuple.family)) {
+				out->error = 1 + ERROR_TOO_BIG;
+				out->mtu = fib.mtu_result;
+			}
+			return DROPPED_TOO_BIG;
+		}
 	}
-	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, family))
+	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
 		return DROPPED_REWRITE_FAILED;
-	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
+	if (path)
+		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+	else
+		out->verdict = transmit(skb, &fib, neighbour);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
 }
 
@@ -87,8 +87,11 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 			     __u64 now)
 {
 	struct bpf_fib_lookup fib;
-	union address caddr;
 	enum routed routed;
+	union address caddr;
+	struct path *path;
+	int neighbour = 0;
+	__u32 length;
 
 	if (!p || !way || !out)
 		return DROPPED_REWRITE_FAILED;
@@ -97,16 +100,26 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 	if (!way->nat)
 		return UP_REPLY_UNCHANGED;
 	caddr = p->tuple.dst;
-	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, wire_length(skb, p), way->ask, now);
-	if (routed == ROUTED_NOWHERE)
-		return UP_REPLY_NOT_ROUTED;
-	if (routed == ROUTED_TOO_BIG && p->dont_fragment)
-		return UP_REPLY_TOO_BIG;
+	length = wire_length(skb, p);
+	path = path_known(p->tuple.family, &way->address, &caddr, now);
+	if (!path || length > path->mtu) {
+		path = NULL;
+		routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, length, now, &neighbour);
+		if (routed == ROUTED_NOWHERE)
+			return UP_REPLY_NOT_ROUTED;
+		if (routed == ROUTED_TOO_BIG && p->dont_fragment)
+			return UP_REPLY_TOO_BIG;
+		if (routed == ROUTED_TOO_BIG) {
+			out->verdict = TC_ACT_SHOT;
+			return DROPPED_NEEDS_FRAGMENTS;
+		}
+	}
 	out->verdict = TC_ACT_SHOT;
-	if (routed == ROUTED_TOO_BIG)
-		return DROPPED_NEEDS_FRAGMENTS;
 	if (!nat_rewrite(skb, p, &way->address, way->port, 1))
 		return DROPPED_REWRITE_FAILED;
-	out->verdict = transmit(skb, &fib, way->ask || routed == ROUTED_UNRESOLVED);
+	if (path)
+		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+	else
+		out->verdict = transmit(skb, &fib, neighbour);
 	return FORWARDED_NAT_REPLY;
 }

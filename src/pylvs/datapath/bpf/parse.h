@@ -167,7 +167,7 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 
 /* RECEIVED if the packet is one that could be ours, else why it is handed up.
  * A function of its own for the verifier too: what follows need not be proven again for every way through here. */
-__noinline int parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	int why;

@@ -4,15 +4,18 @@
  */
 #pragma once
 
-static __always_inline struct service *service_find(const struct packet *p)
+/* 1 + the number of the service; 0: there is none. */
+__noinline __u32 service_find(const struct packet *p)
 {
-	struct service_key key = {
-		.address = p->tuple.dst,
-		.port = p->tuple.dport,
-		.protocol = p->tuple.protocol,
-		.family = p->tuple.family,
-	};
-	__u32 *found = bpf_map_lookup_elem(&service_index, &key);
+	struct service_key key = {};
+	__u32 *found;
 
-	return found ? at(&services, *found) : NULL;
+	if (!p)
+		return 0;
+	key.address = p->tuple.dst;
+	key.port = p->tuple.dport;
+	key.protocol = p->tuple.protocol;
+	key.family = p->tuple.family;
+	found = bpf_map_lookup_elem(&service_index, &key);
+	return found ? 1 + *found : 0;
 }

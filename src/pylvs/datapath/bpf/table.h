@@ -39,31 +39,27 @@ struct spot {
 	__u32 tag;
 };
 
-/* Pair-multiply-shift (Thorup): for two different keys every difference of their hashes is as likely as any other, as
- * long as the seeds are unknown. What follows is a bijection: it only scatters neighbouring values. */
+/* Pair-multiply-shift (Thorup): for two different keys every difference of the sums' upper halves is as likely as any
+ * other, as long as the seeds are unknown. What follows loses nothing of it: it scatters what neighbours make of it. */
 static __always_inline void table_hash(const __u32 *src, const __u32 *dst, __u32 ports, __u8 protocol, __u8 family,
 				       struct spot *spot)
 {
 	const volatile __u64 *seed = table_seeds;
-	__u64 sum = seed[0];
-	__u32 hash, rest;
+	__u64 hash = seed[0];
 
-	sum += (seed[1] + src[0]) * (seed[2] + dst[0]);
-	sum += (seed[3] + ports) * (seed[4] + ((__u32)family << 8 | protocol));
+	hash += (seed[1] + src[0]) * (seed[2] + dst[0]);
+	hash += (seed[3] + ports) * (seed[4] + ((__u32)family << 8 | protocol));
 	if (family == AF_INET6) {
-		sum += (seed[5] + src[1]) * (seed[6] + dst[1]);
-		sum += (seed[7] + src[2]) * (seed[8] + dst[2]);
-		sum += (seed[9] + src[3]) * (seed[10] + dst[3]);
+		hash += (seed[5] + src[1]) * (seed[6] + dst[1]);
+		hash += (seed[7] + src[2]) * (seed[8] + dst[2]);
+		hash += (seed[9] + src[3]) * (seed[10] + dst[3]);
 	}
-	hash = sum >> 32;
-	hash = (hash ^ hash >> 16) * 0x85ebca6b;
-	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
-	hash ^= hash >> 16;
-	rest = hash * 0x9e3779b97f4a7c15ull >> 32;
-	spot->group = hash & (table_groups - 1);
-	spot->other = (spot->group ^ (rest >> 11 | 1)) & (table_groups - 1);
-	spot->word = rest >> 8 & (TAG_WORDS - 1);
-	spot->tag = TAG_FIRST + ((rest & 0xff) * (256 - TAG_FIRST) >> 8);
+	hash >>= 32;
+	hash = (hash ^ hash >> 15) * 0x9e3779b97f4a7c15ull;
+	spot->group = (hash ^ hash >> 32) & (table_groups - 1);
+	spot->other = (spot->group ^ (hash >> 20 | 1)) & (table_groups - 1);
+	spot->tag = TAG_FIRST + ((hash >> 44 & 0xff) * (256 - TAG_FIRST) >> 8);
+	spot->word = hash >> 52 & (TAG_WORDS - 1);
 }
 
 static __always_inline void table_spot(const struct tuple *key, struct spot *spot)
@@ -124,42 +120,66 @@ static __always_inline int slot_has(const struct conn *c, const struct tuple *ke
 /* The slot that has this key, is of one of `kinds` (KINDS of slot_kind) and is not `except` (1 + a number): 1 + its
  * number, and << 32 the life in which it had the key; 0: there is none.
  * A function of its own, so that the verifier walks its loops once. */
-__noinline __u64 table_find(const struct tuple *key, __u32 kinds, __u32 except)
+__noinline __u64 table_find(const struct tuple *key, const volatile struct spot *spot, __u32 kinds, __u32 except)
 {
 	struct tags *tags_of;
-	struct slots *group;
-	__u32 number, left = 2;
-	struct spot spot;
 	struct group *g;
+	struct conn *c;
+	__u32 number;
+	__u64 tops;
 
-	if (!key)
+	if (!key || !spot)
 		return 0;
-	table_spot(key, &spot);
-	number = spot.group;
-another_group:
-	tags_of = at(&tags, number);
-	group = at(&slots, number);
-	if (!tags_of || !group)
-		return 0;
-	for (__u32 i = 0; i < TAG_WORDS; i++) {
-		__u32 w = (spot.word + i) & (TAG_WORDS - 1);
-		__u64 tops = zero_bytes(tags_of->word[w] ^ BYTES(spot.tag));
+	number = spot->group;
+	for (int turn = 0; turn < 2; turn++) {
+		tags_of = at(&tags, number);
+		if (!tags_of)
+			return 0;
+		for (__u32 i = 0; i < TAG_WORDS; i++) {
+			__u32 w = (spot->word + i) & (TAG_WORDS - 1);
 
-		for (__u32 j = 0; j < 8 && tops; j++) {
-			__u32 place = place_of(w, tops) & (GROUP_SLOTS - 1), taken = 1 + number * GROUP_SLOTS + place;
-			struct conn *c = &group->slot[place];
-			__u32 life = *(volatile __u32 *)&c->life;
+			tops = zero_bytes(tags_of->word[w] ^ BYTES(spot->tag));
+			for (__u32 j = 0; j < 8 && tops; j++) {
+				__u32 taken = 1 + number * GROUP_SLOTS + place_of(w, tops), life;
 
-			if ((KINDS(life & 0xf) & kinds) && slot_has(c, key) && taken != except)
-				return (__u64)life << 32 | taken;
-			tops &= tops - 1;
+				tops &= tops - 1;
+				c = conn_at(taken - 1);
+				if (!c || taken == except)
+					continue;
+				life = *(volatile __u32 *)&c->life;
+				if ((KINDS(life & 0xf) & kinds) && slot_has(c, key))
+					return (__u64)life << 32 | taken;
+			}
 		}
+		g = at(&groups, number);
+		if (!g || !g->spilled)
+			return 0;
+		number = spot->other;
 	}
-	g = at(&groups, spot.group);
-	if (!--left || !g || !g->spilled)
+	return 0;
+}
+
+/* What table_find would answer if the first tag that fits is the right one; else 0. */
+static __always_inline __u64 table_peek(const struct tuple *key, const struct spot *spot)
+{
+	struct tags *tags_of = at(&tags, spot->group);
+	__u32 number, life;
+	struct conn *c;
+	__u64 tops;
+
+	if (!tags_of)
 		return 0;
-	number = spot.other;
-	goto another_group;
+	tops = zero_bytes(tags_of->word[spot->word] ^ BYTES(spot->tag));
+	if (!tops)
+		return 0;
+	number = spot->group * GROUP_SLOTS + place_of(spot->word, tops);
+	c = conn_at(number);
+	if (!c)
+		return 0;
+	life = *(volatile __u32 *)&c->life;
+	if (!(KINDS(life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
+		return 0;
+	return (__u64)life << 32 | (1 + number);
 }
 
 /* ---- taking and giving back --------------------------------------------------------------------------------- */

@@ -31,12 +31,13 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 	struct birth *birth = at(&births, 0);
 	struct pool_server *chosen;
 	struct service *s;
-	__u32 pool, place;
+	__u32 number, pool, place;
 	struct dest *d;
 
 	if (!p || !found || !out || !cfg || !rt || !birth)
 		return UP_NO_SERVICE;
-	s = service_find(p);
+	number = service_find(p);
+	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
 		return UP_NO_SERVICE;
 	if (p->truncated) {
@@ -100,7 +101,7 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	count(cfg, d, dest, A_REQUEST, p->length);
 	state_move(cfg, c, found, p, INPUT);
 	conn_touch(c, now);
-	way.ask = ask_neighbour(c->packets++);
+	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	return forward_request(skb, p, &way, out, now);
@@ -115,8 +116,6 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	int reason;
 
 	conn_vaddr(c, &way.address);
-	/* replies go by the requests' number */
-	way.ask = ask_neighbour(c->packets - 1);
 	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
@@ -194,7 +193,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
-	c = conn_find(&p->tuple, now, &found);
+	c = conn_find_fast(&p->tuple, now, &found);
 	if (c && p->truncated) {
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;

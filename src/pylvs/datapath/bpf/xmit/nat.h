@@ -87,8 +87,8 @@ static __always_inline void mend_ipv4_sum(struct iphdr *ip, __u32 old, __u32 new
 }
 
 /* Put new_addr:new_port into the destination (a request) or the source (a reply), and decrement the TTL. */
-__noinline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const union address *new_addr, __u16 new_port,
-			   int reply)
+static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const union address *new_addr,
+				       __u16 new_port, int reply)
 {
 	const union address *old_addr;
 	__u16 old_port, udp_sum = 1;
@@ -96,8 +96,6 @@ __noinline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const 
 	__u16 *port;
 	__u32 l4;
 
-	if (!p || !new_addr)
-		return 0;
 	old_addr = reply ? &p->tuple.src : &p->tuple.dst;
 	old_port = reply ? p->tuple.sport : p->tuple.dport;
 	l4 = p->l4 & 0xfff;

@@ -12,6 +12,7 @@
 
 #define LO_IFINDEX 1
 #define PATHS 256
+#define NEIGHBOUR_MASK 15
 
 /* A route as it was told, and when. A cache line. */
 struct path {
@@ -24,7 +25,7 @@ struct path {
 	__u8 unused;
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u32 unused_end;
+	__u32 asked;		/* how often the kernel was asked for what is or was here */
 };
 
 MAP(paths, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct path, PATHS, 0);
@@ -88,47 +89,61 @@ static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_f
 	return ROUTED_NOWHERE;
 }
 
-/* The way from src (all zero: as the director likes) to dst for a packet of this length. What is remembered holds all
- * that transmit() needs but the next hop's address: for that, `ask`. */
-static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
-					 const union address *src, const union address *dst, __u32 length, int ask,
-					 __u64 now)
+/* What this CPU was told within this tick of the clock about the way from src (all zero: as the director likes) to dst,
+ * or NULL. It holds all that a packet needs but the next hop's address. */
+static __always_inline struct path *path_known(__u8 family, const union address *src, const union address *dst,
+					       __u64 now)
 {
 	struct path *path = path_of(src, dst);
-	enum routed routed;
 
-	__builtin_memset(fib, 0, sizeof(*fib));
-	if (!path)
-		return ROUTED_NOWHERE;
-	if (!ask && path->tick == now && path->family == family && same_address(&path->dst, dst) &&
-	    same_address(&path->src, src)) {
-		fib->ifindex = path->ifindex;
-		fib->mtu_result = path->mtu;
-		__builtin_memcpy(fib->dmac, path->dmac, 6);
-		__builtin_memcpy(fib->smac, path->smac, 6);
-		return length > path->mtu ? ROUTED_TOO_BIG : ROUTED;
-	}
-	routed = route_ask(skb, fib, family, src, dst, length);
-	if (routed == ROUTED && fib->mtu_result) {
-		path->dst = *dst;
-		path->src = *src;
-		path->family = family;
-		path->ifindex = fib->ifindex;
-		path->mtu = fib->mtu_result;
-		__builtin_memcpy(path->dmac, fib->dmac, 6);
-		__builtin_memcpy(path->smac, fib->smac, 6);
-		path->tick = now;
-	}
+	if (path && path->tick == now && path->family == family && same_address(&path->dst, dst) &&
+	    same_address(&path->src, src))
+		return path;
+	return NULL;
+}
+
+/* The same way, asked for and remembered. `neighbour`: whether the kernel's neighbour code is to do the sending, which
+ * keeps its knowledge of the next hop fresh: for one of these packets in 16, and for all while the next hop is unknown. */
+static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
+					 const union address *src, const union address *dst, __u32 length, __u64 now,
+					 int *neighbour)
+{
+	enum routed routed = route_ask(skb, fib, family, src, dst, length);
+	struct path *path = path_of(src, dst);
+
+	*neighbour = 1;
+	if (routed != ROUTED || !path)
+		return routed;
+	*neighbour = (path->asked++ & NEIGHBOUR_MASK) == 0;
+	if (!fib->mtu_result)
+		return routed;
+	path->dst = *dst;
+	path->src = *src;
+	path->family = family;
+	path->ifindex = fib->ifindex;
+	path->mtu = fib->mtu_result;
+	__builtin_memcpy(path->dmac, fib->dmac, 6);
+	__builtin_memcpy(path->smac, fib->smac, 6);
+	path->tick = now;
 	return routed;
 }
 
-/* Out of the interface that route() found. `ask` lets the kernel's neighbour code do the sending, which keeps its
- * knowledge of the next hop fresh: done for one packet in many, and for all while the neighbour is unknown. */
-static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int ask)
+/* Out of an interface, between two link-layer addresses. */
+static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const __u8 *dmac, const __u8 *smac)
 {
-	void *data, *end;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	if (ask) {
+	if (data + ETH_LEN > end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(data, dmac, 6);
+	__builtin_memcpy(data + 6, smac, 6);
+	return bpf_redirect(ifindex, 0);
+}
+
+/* Out of the interface that route() found. */
+static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
+{
+	if (neighbour) {
 		struct bpf_redir_neigh next = { .nh_family = fib->family };
 
 		if (fib->family == AF_INET)
@@ -137,13 +152,7 @@ static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib
 			__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, 16);
 		return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 	}
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	if (data + ETH_LEN > end)
-		return TC_ACT_SHOT;
-	__builtin_memcpy(data, fib->dmac, 6);
-	__builtin_memcpy(data + 6, fib->smac, 6);
-	return bpf_redirect(fib->ifindex, 0);
+	return transmit_to(skb, fib->ifindex, fib->dmac, fib->smac);
 }
 
 /* TTL or hop limit - 1, in place. */
