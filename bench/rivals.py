@@ -2,7 +2,7 @@
 
 A header in bench/tables/ (another connection table) or bench/steps/ (a step left out) says in its first comment
 
-    Replaces: conn_find conn_claim          functions of the product, by name
+    Replaces: conn_find conn_claim          functions of the product, by name; one with a ? may be missing there
     Patches tc.bpf.c: old text => new text  where no function can stand for it
 
 Each function named takes the place of the product's function, together with what stands above it in the header. If it
@@ -33,10 +33,11 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _pieces(header: Path) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
-    """(function, its parameters, its text with what stands above it), and the patches."""
+def _pieces(header: Path) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]], set[str]]:
+    """(function, its parameters, its text with what stands above it), the patches, and what may be missing."""
     text = header.read_text()
-    names = [name for line in _REPLACES.findall(text) for name in line.split()]
+    words = [word for line in _REPLACES.findall(text) for word in line.split()]
+    names = [word.rstrip("?") for word in words]
     starts = {}
     for name in names:
         found = _definition(name).search(text)
@@ -50,7 +51,7 @@ def _pieces(header: Path) -> tuple[list[tuple[str, str, str]], list[tuple[str, s
         at = found.end()
     if text[at:].strip():
         raise SystemExit(f"bench: what stands at the end of {header.name} belongs to no function")
-    return pieces, _PATCHES.findall(text)
+    return pieces, _PATCHES.findall(text), {word.rstrip("?") for word in words if word.endswith("?")}
 
 
 def exchange(header: Path, sources: Path) -> None:
@@ -60,9 +61,11 @@ def exchange(header: Path, sources: Path) -> None:
         SystemExit: a function or a line is not there any more, or has other parameters.
     """
     files = {path: path.read_text() for path in sorted(sources.rglob("*.[ch]"))}
-    pieces, patches = _pieces(header)
+    pieces, patches, optional = _pieces(header)
     for name, parameters, text in pieces:
         places = [(path, found) for path, content in files.items() for found in _definition(name).finditer(content)]
+        if not places and name in optional:
+            continue
         if len(places) != 1:
             raise SystemExit(f"bench: {header.name} replaces {name}, which the packet path has {len(places)} times")
         path, found = places[0]

@@ -112,7 +112,8 @@ def _point(
     slots = max(SMALLEST, 1 << (2 * sides * flows - 1).bit_length())
     if load != 50:
         flows = slots * load // 100 // sides
-    births = slots // (16 if load == 50 else 32) // sides
+    births = min(slots // (16 if load == 50 else 32) // sides, 1 << 16)
+    rounds = min(arguments.rounds, 3) if flows > 1 << 22 else arguments.rounds  # these take minutes to set up
     wanted = names if load == 50 else [name for name in names if name in TABLES]
     chosen = fitting(wanted, slots, flows * sides, int(arguments.memory * (1 << 30)))
     kinds = list(dict.fromkeys(PROGRAMS[name][0] for name in chosen))
@@ -134,7 +135,7 @@ def _point(
         memory = subject.ask("memory")
         result["memory"].append({"table": kind, "method": method, "slots": slots, "conns": made, "maps": memory})
     figures: dict[tuple[str, str], list[float]] = {}
-    for number in range(arguments.rounds):
+    for number in range(rounds):
         for case in METHODS[method]:
             turn = number % len(chosen)
             for name in chosen[turn:] + chosen[:turn]:
@@ -169,10 +170,8 @@ def measure_steps(arguments: argparse.Namespace) -> dict[str, Any]:
             for flows in sorted(flows for flows in arguments.flows if flows <= 1 << 20):
                 slots = max(SMALLEST, 4 * flows)
                 _say(f"{method}, {flows} flows")
-                # what finds without looking, or scatters nothing, is for one flow of LVS-DR
-                chosen = [
-                    kind for kind in subjects.by_kind if (flows, method) == (1, "dr") or kind not in ("find", "hashing")
-                ]
+                # what finds without looking is for one flow of LVS-DR
+                chosen = [kind for kind in subjects.by_kind if (flows, method) == (1, "dr") or kind != "find"]
                 for kind in chosen:
                     subjects.by_kind[kind].ask("load", slots, 2 if method == "nat" else 1)
                     subjects.by_kind[kind].ask("fill", METHODS[method][0], 0, flows)

@@ -68,7 +68,7 @@ class Product:
         self.instance: datapath.Instance | None = None
         self.replayer = Replayer()
         self._load = programs.load
-        self._runs = 0
+        self._memory: dict[str, int] = {}
 
     def load(self, slots: int, sides: int) -> int:
         """A new director with a table of so many slots, empty; its connections take `sides` slots."""
@@ -76,6 +76,7 @@ class Product:
 
         def load(wanted: dict[str, int], *rest: Any) -> tuple[dict[str, int], dict[str, int]]:
             maps, loaded = self._load(wanted | sizes(self.kind, slots, sides), *rest)
+            self._memory = {name: memlock(maps[name]) for name in _TABLE_MAPS if name in maps}
             os.close(loaded["start"])
             loaded["start"] = os.dup(loaded["catch_up"])  # the heartbeat's timer is not started
             return maps, loaded
@@ -160,16 +161,7 @@ class Product:
 
     def memory(self) -> dict[str, int]:
         """Bytes of each of the table's maps."""
-        assert self.instance is not None
-        found = {}
-        for name in _TABLE_MAPS:
-            try:
-                fd = syscall.get(f"{self.instance.path}/maps/{name}")
-            except FileNotFoundError:
-                continue
-            found[name] = memlock(fd)
-            os.close(fd)
-        return found
+        return self._memory
 
 
 class Plain:

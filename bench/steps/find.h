@@ -2,19 +2,21 @@
  *
  * Without looking for the connection: the one that was found first is found again. For one flow of LVS-DR.
  *
- * Replaces: table_find
+ * Replaces: conn_find_fast
  */
 
-static __u64 found_first;
+static struct found found_first;
 
-__noinline __u64 table_find(const struct tuple *key, __u32 kinds, __u32 except)
+static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
 {
-	__u64 slot = found_first;
+	struct conn *c;
 
-	if (!slot || except) {
-		slot = product_table_find(key, kinds, except);
-		if (!except)
-			found_first = slot;
+	if (found_first.life) {
+		*found = found_first;
+		return conn_at(found->number);
 	}
-	return slot;
+	c = product_conn_find_fast(key, now, found);
+	if (c)
+		found_first = *found;
+	return c;
 }

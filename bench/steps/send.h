@@ -2,10 +2,10 @@
  *
  * Without addressing the frame and redirecting it.
  *
- * Replaces: transmit
+ * Replaces: transmit_to
  */
 
-static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int ask)
+static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const __u8 *dmac, const __u8 *smac)
 {
 	return TC_ACT_REDIRECT;
 }

@@ -8,16 +8,17 @@
  * let go of at once, nobody gives way when it is full, and the sweep cannot stop in the middle. It has no numbers, so
  * found.number only says whether the connection has just been made.
  *
- * Replaces: conn_release conn_find conn_claim sweep_group
+ * Replaces: conn_release conn_find conn_find_fast? conn_claim sweep_group
  * Patches tc.bpf.c: c = conn_at(found.number); => c = conn_again(c, &p->tuple, &found);
  */
 
 MAP(conn_hash, BPF_MAP_TYPE_HASH, struct tuple, struct conn, 1, 0);
+MAP(entry_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
 
 static __always_inline int hash_release(const struct tuple *key, struct conn *c, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct tuple *reply = at(&leaving, 0);
+	struct tuple *reply = at(&entry_key, 0);
 	__u32 life = c->life, status = c->status, dest = c->dest;
 	struct dest *d = at(&dests, dest);
 
@@ -77,6 +78,11 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	}
 	found->life = c->life;
 	return c;
+}
+
+static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
+{
+	return conn_find(key, now, found);
 }
 
 static __always_inline struct conn *conn_again(struct conn *c, const struct tuple *key, const struct found *found)

@@ -5,7 +5,7 @@
  *
  * What it does not do: nobody gives way when it is full, and an IPv6 connection's packet mark is forgotten.
  *
- * Replaces: table_give_back conn_slot back_leave conn_find more_fill conn_claim sweep_group
+ * Replaces: conn_release conn_find conn_find_fast? conn_claim sweep_group
  */
 
 /* tuple -> number of the connection * 2 + 1 if it is the real server's side */
@@ -18,72 +18,53 @@ struct {
 } conn_free SEC(".maps");
 MAP(conn_fresh, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, 0);
 
-static __always_inline void slot_key(const struct conn *c, struct tuple *key)
+MAP(record_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
+
+/* The client's addresses of a connection. */
+static __always_inline void client_key(const struct conn *c, struct tuple *key)
 {
-	__builtin_memset(key, 0, sizeof(*key));
-	if (c->family == AF_INET) {
-		key->src.word[0] = c->at.ipv4.caddr;
-		key->dst.word[0] = c->at.ipv4.vaddr;
-	} else {
-		key->src = c->at.ipv6.caddr;
-		key->dst = c->at.ipv6.vaddr;
-	}
+	conn_caddr(c, &key->src);
+	conn_vaddr(c, &key->dst);
 	key->sport = c->cport;
 	key->dport = c->vport;
 	key->protocol = c->protocol;
 	key->family = c->family;
+	key->unused = 0;
 }
 
-__noinline int table_give_back(__u32 number, int keyed, __u64 now)
+static __always_inline void record_give_back(struct conn *c, __u32 number, __u64 now)
 {
-	struct conn *c = conn_at(number);
-	struct tuple key;
-
-	if (!c)
-		return 0;
-	if (keyed) {
-		slot_key(c, &key);
-		bpf_map_delete_elem(&conn_index, &key);
-	}
 	c->packets = ticks(now);
 	c->life = (c->life & ~0xffffu) | SLOT_FREE;
 	bpf_map_push_elem(&conn_free, &number, 0);
+}
+
+__noinline int conn_release(__u32 number, __u32 life, __u64 now)
+{
+	struct runtime *rt = at(&runtime, 0);
+	struct tuple *key = at(&record_key, 0);
+	struct conn *c = conn_at(number);
+	struct dest *d;
+	__u32 *ref;
+
+	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
+		return 0;
+	d = at(&dests, c->dest);
+	if (d && conn_method(c) == METHOD_MASQ) {
+		conn_back_key(c, d, key);
+		/* a newer connection of the same client port to the same server may own the reply side by now */
+		ref = bpf_map_lookup_elem(&conn_index, key);
+		if (ref && *ref == number * 2 + 1)
+			bpf_map_delete_elem(&conn_index, key);
+	}
+	client_key(c, key);
+	bpf_map_delete_elem(&conn_index, key);
+	load_unbind(c->dest, c->status, now);
+	__sync_fetch_and_add(&rt->conns, -1);
+	record_give_back(c, number, now);
 	return 1;
-}
-
-/* A newer connection of the same client port to the same server may own the reply side by now. */
-static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
-{
-	__u32 *ref = bpf_map_lookup_elem(&conn_index, key);
-
-	if (ref && *ref == number * 2 + 1)
-		bpf_map_delete_elem(&conn_index, key);
-}
-
-static __always_inline __u32 conn_slot(const struct spot *spot, __u64 now)
-{
-	__u64 *fresh = at(&conn_fresh, 0);
-	struct conn *c;
-	__u32 number;
-
-	if (!fresh)
-		return 0;
-	if (!bpf_map_pop_elem(&conn_free, &number)) {
-		c = conn_at(number);
-		if (c && past(c->packets + REST_TICKS, now)) {
-			c->life = (c->life & ~0xffffu) + (1u << LIFE_TURN_SHIFT) + SLOT_FILLING;
-			return 1 + number;
-		}
-		bpf_map_push_elem(&conn_free, &number, 0);
-	}
-	number = __sync_fetch_and_add(fresh, 1);
-	c = conn_at(number);
-	if (!c) {
-		__sync_fetch_and_add(fresh, -1);
-		return 0;
-	}
-	c->life = (1u << LIFE_TURN_SHIFT) + SLOT_FILLING;
-	return 1 + number;
 }
 
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
@@ -112,9 +93,35 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	return c;
 }
 
-static __always_inline int more_fill(struct conn *c, __u32 number, const struct birth *birth, __u64 now)
+static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
 {
-	return 1;
+	return conn_find(key, now, found);
+}
+
+static __always_inline __u32 record_take(__u64 now)
+{
+	__u64 *fresh = at(&conn_fresh, 0);
+	struct conn *c;
+	__u32 number;
+
+	if (!fresh)
+		return 0;
+	if (!bpf_map_pop_elem(&conn_free, &number)) {
+		c = conn_at(number);
+		if (c && past(c->packets + REST_TICKS, now)) {
+			c->life = (c->life & ~0xffffu) + (1u << LIFE_TURN_SHIFT) + SLOT_FILLING;
+			return 1 + number;
+		}
+		bpf_map_push_elem(&conn_free, &number, 0);
+	}
+	number = __sync_fetch_and_add(fresh, 1);
+	c = conn_at(number);
+	if (!c) {
+		__sync_fetch_and_add(fresh, -1);
+		return 0;
+	}
+	c->life = (1u << LIFE_TURN_SHIFT) + SLOT_FILLING;
+	return 1 + number;
 }
 
 static __always_inline int conn_claim(struct runtime *rt, const struct tuple *key, struct birth *birth, __u64 now,
@@ -128,7 +135,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 
 	if (!load)
 		return 0;
-	number = conn_slot(&birth->spot, now) - 1;
+	number = record_take(now) - 1;
 	c = conn_at(number);
 	if (!c)
 		return 0;
@@ -149,7 +156,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	if (error) {
 		__sync_fetch_and_add(&rt->conns, -1);
 		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
-		table_give_back(number, 0, now);
+		record_give_back(c, number, now);
 		return error == -EEXIST && conn_find(key, now, found) && !found->from_server;
 	}
 	found->number = number;
