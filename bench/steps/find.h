@@ -12,8 +12,12 @@ static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u6
 	struct conn *c;
 
 	if (found_first.life) {
+		c = conn_at(found_first.number);
+		if (!c)
+			return NULL;
 		*found = found_first;
-		return conn_at(found->number);
+		barrier_var(c);
+		return c;
 	}
 	c = product_conn_find_fast(key, now, found);
 	if (c)
