@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 DATAPATH = ROOT / "src" / "pylvs" / "datapath"
 SOURCES = ("tc", "sweep")
+# the same programs over two connection tables, for as long as one takes over from the other
+RESIZING = {"tc_resizing": "tc", "sweep_resizing": "sweep"}
 CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
 SHARED = (
     "conn",
@@ -45,7 +47,7 @@ def find_clang() -> str:
     raise SystemExit("pylvs: no clang found to compile the eBPF programs; on Debian: apt-get install clang libbpf-dev")
 
 
-def compile_object(source: Path, target: Path) -> None:
+def compile_object(source: Path, target: Path, *options: str) -> None:
     """Compile one eBPF program; the target is replaced in one step."""
     clang = find_clang()
     # Debian keeps asm/ under the compiling machine's own triplet, which clang forgets when it aims at BPF
@@ -60,6 +62,7 @@ def compile_object(source: Path, target: Path) -> None:
         "-mcpu=v3",
         "-Wall",
         "-Werror",
+        *options,
         f"-I{DATAPATH / 'bpf'}",
         f"-I/usr/include/{triplet}",
         "-c",
@@ -81,6 +84,8 @@ def compile_objects() -> None:
     target.mkdir(exist_ok=True)
     for name in SOURCES:
         compile_object(DATAPATH / "bpf" / f"{name}.bpf.c", target / f"{name}.bpf.o")
+    for name, source in RESIZING.items():
+        compile_object(DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", "-DRESIZING")
 
 
 def write_layout() -> None:
@@ -89,7 +94,7 @@ def write_layout() -> None:
     assert spec and spec.loader
     btf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(btf)
-    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in SOURCES}
+    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in (*SOURCES, *RESIZING)}
     lines = ['"""Made by the build from the objects\' BTF; the declarations are in bpf/layout.h."""', ""]
     for name in SHARED:
         source = next(o for o in objects.values() if name in o.structs)

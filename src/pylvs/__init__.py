@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         real_server,
         virtual_service,
     )
+    from pylvs.selections import Selection, selection
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,11 +41,13 @@ __all__ = [
     "Director",
     "LVSError",
     "RealServer",
+    "Selection",
     "Service",
     "Stats",
     "Timeouts",
     "VirtualService",
     "real_server",
+    "selection",
     "virtual_service",
 ]
 
@@ -54,5 +57,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'pylvs' has no attribute '{name}'")
     from importlib import import_module
 
-    module = {"Director": "director", "LVSError": "errors"}.get(name, "model")
+    modules = {"Director": "director", "LVSError": "errors", "Selection": "selections", "selection": "selections"}
+    module = modules.get(name, "model")
     return getattr(import_module(f"pylvs.{module}"), name)

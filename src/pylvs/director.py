@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from pylvs import schedulers
+from pylvs.datapath import connections, netlink, resize
 from pylvs.datapath import instance as datapath
-from pylvs.datapath import netlink
 from pylvs.datapath._layout import TIMEOUT_UDP
-from pylvs.datapath.connections import connections
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
@@ -44,6 +43,7 @@ from pylvs.model import (
     VirtualService,
 )
 from pylvs.protocols import tcp, udp
+from pylvs.selections import Selection
 
 TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
 # Where the timeouts that can be set stand in the packet path's row of them.
@@ -98,6 +98,7 @@ class Director:
         table = self._services
         assert table is not None
         with self._instance.locked():
+            resize.finish(self._instance)
             table.repair()
             if not self._looked_around:
                 # interfaces and addresses may have come since the last command; a restore need not ask for every line
@@ -158,10 +159,38 @@ class Director:
         table = self._services
         return table.statistics.read(TOTAL) if table is not None else Stats()
 
-    def connections(self) -> Iterator[Connection]:
-        """Every connection, in no particular order; entries may come and go while one reads."""
+    def connections(self, which: Selection | None = None) -> Iterator[Connection]:
+        """Every connection, or those that `selection()` has chosen, in no particular order; entries may come and go
+        while one reads."""
         if self._instance is not None:
-            yield from connections(self._instance)
+            yield from connections.connections(self._instance, which)
+
+    def count_connections(self, which: Selection | None = None) -> int:
+        """How many there are, or of those that `selection()` has chosen; a million are counted in a quarter second."""
+        return 0 if self._instance is None else connections.count(self._instance, which)
+
+    def count_connections_by(self, by: str, which: Selection | None = None) -> dict[str, int]:
+        """How many each group has, those with most first.
+
+        Args:
+            by: "service", "rip", "state" or "client".
+        """
+        return {} if self._instance is None else connections.count_by(self._instance, by, which)
+
+    def flush_connections(self, which: Selection) -> int:
+        """End the chosen connections at once; `Selection()` chooses all. Services and real servers stay.
+
+        Returns:
+            How many were ended.
+
+        Raises:
+            DatapathError: the programs that run are of an older version.
+        """
+        if self._instance is None:
+            return 0
+        with self._instance.locked():
+            resize.finish(self._instance)
+            return connections.flush(self._instance, connections.chosen(self._instance, which))
 
     def timeouts(self) -> Timeouts:
         """The timeouts that `set_timeouts` sets, in seconds."""

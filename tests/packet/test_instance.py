@@ -380,10 +380,9 @@ def _agrees(lvs: Harness, talk: Talk, listing: Listing, first: int) -> None:
 
 
 _WITHOUT_RECORDS = ("zero", "timeouts", "delete a service", "flush")
-_CASES = [
-    pytest.param(name, False, id=f"{name}-before")
-    for name in OPERATIONS
-] + [pytest.param(name, True, id=f"{name}-within") for name in OPERATIONS if name not in _WITHOUT_RECORDS]
+_CASES = [pytest.param(name, False, id=f"{name}-before") for name in OPERATIONS] + [
+    pytest.param(name, True, id=f"{name}-within") for name in OPERATIONS if name not in _WITHOUT_RECORDS
+]
 
 
 @pytest.mark.parametrize("name, torn", _CASES)

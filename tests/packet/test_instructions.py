@@ -22,7 +22,7 @@ from pylvs.datapath import _layout, programs, syscall
 RECORD = Path(__file__).with_name("instructions.json")
 ROOT = Path(__file__).parents[2]
 MOST = 1.10
-PROGRAMS = ("ingress", "start", "catch_up")
+PROGRAMS = ("ingress", "start", "catch_up", "flush")
 VARIABLE = "PYLVS_RECORD_INSTRUCTIONS"
 # in struct bpf_prog_info of linux/bpf.h
 _INFO_SIZE, _XLATED_PROG_LEN, _VERIFIED_INSNS, _INSTRUCTION = 232, 20, 216, 8
@@ -51,7 +51,7 @@ def kernel() -> str:
 @pytest.fixture(scope="module")
 def lengths() -> Iterator[dict[str, dict[str, int]]]:
     """Of each program, loaded here: how long it is."""
-    maps, loaded = programs.load({}, {}, 1, [0] * _layout.TABLE_SEEDS)
+    maps, loaded = programs.load({}, {}, programs.table_constants(1, [0] * _layout.TABLE_SEEDS))
     try:
         found = {}
         for name in PROGRAMS:

@@ -148,6 +148,10 @@ class _Maps:
         return found
 
     def put_back(self) -> None:
+        # the counters before the estimates: the timer between the two would take old counts for new ones
+        for fd, count, nothing in self._counters:
+            for number in range(count):
+                syscall.map_update(fd, struct.pack("=I", number), nothing)
         for memory, content in self._arrays:
             memory[:] = content
         for fd, content, key, value in self._hashes:
@@ -156,9 +160,6 @@ class _Maps:
                 syscall.map_delete(fd, one)
             for one in content.keys() - {k for k in now if now[k] == content.get(k)}:
                 syscall.map_update(fd, one, content[one])
-        for fd, entries, nothing in self._counters:
-            for number in range(entries):
-                syscall.map_update(fd, struct.pack("=I", number), nothing)
 
     def close(self) -> None:
         for memory, _ in self._arrays:
@@ -513,4 +514,3 @@ def pins() -> set[str]:
     """The directories of all directors' pins."""
     root = bpffs.root()
     return set(os.listdir(root)) if root else set()
-

@@ -1,8 +1,8 @@
 """A client and a real server that talk through the director, said in one line each.
 
-    talk = Talk(lvs, IPV4).serve()
-    talk.asks("S").packet.destination == ("10.2.0.1", 8080)
-    talk.answers("SA").packet.source == ("10.99.0.1", 80)
+talk = Talk(lvs, IPV4).serve()
+talk.asks("S").packet.destination == ("10.2.0.1", 8080)
+talk.answers("SA").packet.source == ("10.99.0.1", 80)
 """
 
 from dataclasses import dataclass, replace

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pylvs.datapath import instance, interfaces
+from pylvs.datapath import instance, interfaces, resize
 from pylvs.errors import DatapathError
 
 
@@ -20,7 +20,8 @@ def _parser() -> argparse.ArgumentParser:
         "--conn-tab-bits",
         type=int,
         metavar="N",
-        help="room for 2^N connections (12 to 26); default: by the machine's memory",
+        help="size of the connection table: 2^N slots (12 to 26); default: by the machine's memory. An IPv4 connection takes one slot, "
+        "under LVS-NAT two. Changed while packets pass if the packet path is loaded already",
     )
     load.add_argument(
         "--max-services",
@@ -81,16 +82,21 @@ def _load(arguments: argparse.Namespace) -> int:
     if running is None:
         running = instance.load(arguments.conn_tab_bits, arguments.max_services, arguments.max_dests)
         print(
-            f"loaded: room for {running.config.get(0, 'conn_slots')} connections, "
+            f"loaded: connection table of {running.config.get(0, 'conn_slots')} slots, "
             f"attached to {len(running.attached())} interfaces"
         )
         return 0
-    if arguments.conn_tab_bits is not None and 1 << arguments.conn_tab_bits != running.config.get(0, "conn_slots"):
-        raise DatapathError("the connection table of a running director keeps its size; pylvs unload first")
     with running.locked():
+        resize.finish(running)
         if running.outdated():
             running.replace_programs()
             print("programs replaced; connections and configuration are as they were")
-        else:
+        elif arguments.conn_tab_bits is None:
             print("loaded already, by this version")
+        if arguments.conn_tab_bits is not None:
+            before = running.config.get(0, "conn_slots")
+            resize.resize(running, arguments.conn_tab_bits)
+            after = running.config.get(0, "conn_slots")
+            same = before == after
+            print(f"the connection table has {after} slots" + (" already" if same else f"; it had {before}"))
     return 0

@@ -1,9 +1,12 @@
-"""pylvs status: the state of this network namespace's director, and every packet's reason."""
+"""pylvs status: the state of this network namespace's director, its connection table, and every packet's reason."""
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
-from pylvs.datapath import instance, netlink
+from pylvs.datapath import instance, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.datapath.services import ServiceTable
@@ -43,61 +46,191 @@ MEANING = {
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
 }
 
+NEARLY_FULL = 80  # % of the slots: from here on there is a warning
+_FILL_ROWS = ((0, 0), (1, 7), (8, 15), (16, 23), (24, 31), (32, 39), (40, 47), (48, 55), (56, 63), (64, 64))
+_BAR = 40  # characters for all of something
+_ROW = " " * 14
+
+_DESCRIPTION = """\
+Show the state of this network namespace's director: where it is attached, how
+full its connection table is, and how well that serves.
+
+A connection takes one slot of the table, a LVS-NAT connection two. The slots
+stand in groups of 64; a connection's addresses and ports say to which of two
+groups it may belong, so the table serves well until nearly all groups are
+nearly full. A new connection that finds no room is refused, unless a half-open
+one gives way. From 80 % on it is time for a larger table:
+
+  pylvs load --conn-tab-bits 22        2^22 slots; connections stay
+"""
+
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="pylvs status", description="Show the state of this network namespace's director."
+        prog="pylvs status", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         "--drops",
         action="store_true",
         help="every packet's reason: received = forwarded + handed up to the stack + dropped",
     )
+    form.add_argument("--json", action="store_true", help="all numbers, the packets' reasons too, as one object")
+    form.add_argument(
+        "--proc",
+        action="store_true",
+        help="the lines of the kernel's /proc/net/ip_vs_status that mean something here; "
+        "a bucket is eight slots, where looking for a connection begins",
+    )
     arguments = parser.parse_args(argv)
     running = instance.find()
     if running is None:
-        print("no director is loaded in this network namespace; the first ipvsadm -A loads one")
+        print("{}" if arguments.json else "no director is loaded in this network namespace; "
+              "the first ipvsadm -A loads one")  # fmt: skip
         return 0
     if arguments.drops:
         _drops(running)
+        return 0
+    if arguments.proc:
+        lines = _proc(running)
+    elif arguments.json:
+        import json
+
+        lines = iter([json.dumps(_numbers(running))])
     else:
-        _status(running)
+        lines = _status(_numbers(running))
+    for line in lines:
+        print(line)
     return 0
 
 
-def _status(running: Instance) -> None:
-    capacity, used = running.config.get(0, "conn_slots"), running.runtime.get(0, "conns")
-    loaded = datetime.fromtimestamp(running.config.get(0, "loaded")).strftime("%Y-%m-%d %H:%M:%S")
-    table = ServiceTable(running)
-    services = list(table.numbers())
+def _reasons(running: Instance) -> dict[str, int]:
+    return {name: running.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
+
+
+def _numbers(running: Instance) -> dict[str, Any]:
+    """All that is to be said, as `--json` says it."""
+    config, runtime = running.config, running.runtime
+    services = ServiceTable(running)
+    numbers = list(services.numbers())
     names = {interface.ifindex: interface for interface in netlink.interfaces()}
     attached = running.attached()
-    where = ", ".join(f"{names[index].name} ({how})" for index, how in sorted(attached.items()) if index in names)
-    rest = ", ".join(i.name + ("" if i.ethernet else " (no Ethernet)")
-                     for index, i in sorted(names.items()) if index not in attached)  # fmt: skip
-    refused = running.reasons.sums(REASONS.index("dropped_table_full"))[0]
-    age = (running.now() - running.runtime.get(0, "swept")) / 1e9
-    other = ", not this version: pylvs load replaces them" if running.outdated() else ""
-    print(f"programs      loaded {loaded}{other}")
-    print(f"attached      {where or 'nowhere'}")
-    if rest:
-        print(f"not attached  {rest}")
-    print(f"connections   {used} of {capacity} ({100 * used / capacity:.1f} %), {refused} refused")
-    if used * 10 >= capacity * 9:
-        print("              nearly full: unload and load with a larger --conn-tab-bits")
-    print(
-        f"services      {len(services)} of {running.config.get(0, 'max_services')}, real servers "
-        f"{sum(len(table.members(number)) for number in services)} of {running.config.get(0, 'max_dests')}"
+    usage, probes, reasons = table.usage(running), table.probes(running), _reasons(running)
+    return {
+        "loaded": config.get(0, "loaded"),
+        "outdated": running.outdated(),
+        "attached": {names[index].name: how for index, how in sorted(attached.items()) if index in names},
+        "not_attached": {i.name: i.ethernet for index, i in sorted(names.items()) if index not in attached},
+        "table": {
+            "slots": usage.slots,
+            "bits": usage.slots.bit_length() - 1,
+            "bytes": usage.size,
+            "used": usage.used,
+            "connections": usage.connections,
+            "refused": reasons["dropped_table_full"],
+            "gave_way": runtime.get(0, "gave_way"),
+            "groups_by_used_slots": usage.fill,
+            "spilled": usage.spilled,
+            "groups": probes.groups[1],
+            "groups_sampled": probes.groups[0],
+            "slots_by_lookup_words": probes.found,
+            "slots_not_found": probes.lost,
+        },
+        "services": len(numbers),
+        "max_services": config.get(0, "max_services"),
+        "real_servers": sum(len(services.members(number)) for number in numbers),
+        "max_dests": config.get(0, "max_dests"),
+        "sweep_rounds": runtime.get(0, "sweeps"),
+        "sweep_age_ms": (running.now() - runtime.get(0, "swept")) // 1_000_000,
+        "timer_error": runtime.get(0, "timer_error"),
+        "packets": reasons,
+    }
+
+
+def _status(numbers: dict[str, Any]) -> Iterator[str]:
+    loaded = datetime.fromtimestamp(numbers["loaded"]).strftime("%Y-%m-%d %H:%M:%S")
+    other = ", not this version: pylvs load replaces them" if numbers["outdated"] else ""
+    yield f"programs      loaded {loaded}{other}"
+    where = ", ".join(f"{name} ({how})" for name, how in numbers["attached"].items())
+    yield f"attached      {where or 'nowhere'}"
+    if numbers["not_attached"]:
+        rest = ", ".join(f"{name}{'' if fits else ' (no Ethernet)'}" for name, fits in numbers["not_attached"].items())
+        yield f"not attached  {rest}"
+    yield from _table(numbers["table"])
+    yield (
+        f"services      {numbers['services']} of {numbers['max_services']}, "
+        f"real servers {numbers['real_servers']} of {numbers['max_dests']}"
     )
-    error = running.runtime.get(0, "timer_error")
-    if error:
-        print(f"sweep         the timer did not start (error {error}): passing packets carry the sweep")
+    if numbers["timer_error"]:
+        yield f"sweep         the timer did not start (error {numbers['timer_error']}): passing packets carry the sweep"
     else:
-        print(f"sweep         {running.runtime.get(0, 'sweeps')} rounds, the last {age:.2f} s ago")
+        yield f"sweep         {numbers['sweep_rounds']} rounds, the last {numbers['sweep_age_ms'] / 1000:.2f} s ago"
+
+
+def _table(numbers: dict[str, Any]) -> Iterator[str]:
+    slots, used, bits = numbers["slots"], numbers["used"], numbers["bits"]
+    yield (
+        f"connections   {numbers['connections']}; so far {numbers['refused']} refused for want of room, "
+        f"{numbers['gave_way']} half-open ones gave way"
+    )
+    yield f"table         {slots} slots (2^{bits}, {numbers['bytes'] / 1e6:.1f} MB), {used} used ({_part(used, slots)})"
+    if used * 100 >= slots * NEARLY_FULL:
+        if bits < instance.CONN_BITS[-1]:
+            yield f"{_ROW}nearly full: pylvs load --conn-tab-bits {bits + 1} makes it twice as large"
+        else:
+            yield f"{_ROW}nearly full, and as large as it can be"
+    fill, groups = numbers["groups_by_used_slots"], numbers["groups"]
+    yield f"fill          of {groups} groups of 64 slots, how many have how many used:"
+    for low, high in _FILL_ROWS:
+        count = sum(fill[low : high + 1])
+        if count:
+            yield _bar(f"{low}-{high}" if low != high else str(low), count, groups)
+    if numbers["spilled"]:
+        yield f"{_ROW}{numbers['spilled']} slots are in their second group, because the first was crowded"
+    found, sampled = numbers["slots_by_lookup_words"], numbers["groups_sampled"]
+    total = sum(found)
+    if total:
+        of = "all groups" if sampled == groups else f"a sample of {sampled} of {groups} groups"
+        yield f"lookups       words of 8 tags to look at until a connection is found, by {of}"
+        yield f"{_ROW}(1 to 8 are of its first group, 9 to 16 of its second):"
+        for words, count in enumerate(found, 1):
+            if count:
+                yield _bar(str(words), count, total)
+    if numbers["slots_not_found"]:
+        yield f"{_ROW}{numbers['slots_not_found']} changed while we looked"
+
+
+def _part(count: int, total: int) -> str:
+    return f"{100 * count / total:.1f} %"
+
+
+def _bar(name: str, count: int, total: int) -> str:
+    return f"{_ROW}{name:>5} {count:>9} {_part(count, total):>8}  {'#' * -(-_BAR * count // total)}"
+
+
+def _proc(running: Instance) -> Iterator[str]:
+    """In the kernel's words and form (facts 9.3). There, a bucket's length is how many connections a lookup may have
+    to look at; the nearest thing to it here is a word of tags. There is no estimation thread to speak of."""
+    slots = running.config.get(0, "conn_slots")
+    per_word = table.GROUP_SLOTS // table.TAG_WORDS
+    lengths = table.word_lengths(running)
+    buckets = slots // per_word
+    conns = running.runtime.get(0, "conns")
+    yield f"Conns:\t{conns}"
+    yield f"Conn buckets:\t{buckets} ({buckets.bit_length() - 1} bits)"
+    if conns:
+        empty = lengths[0]
+        yield f"Conn buckets empty:\t{empty} ({100 * empty // buckets}%)"
+        long = Counter({length: lengths[length] for length in range(1, 7)})
+        long[7] = sum(lengths[7:])
+        for length in sorted(long):
+            if long[length]:
+                yield f"Conn buckets len-{length}:\t{long[length]} ({100 * long[length] // max(buckets - empty, 1)}%)"
+    yield f"Services:\t{len(list(ServiceTable(running).numbers()))}"
 
 
 def _drops(running: Instance) -> None:
-    counts = {name: running.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
+    counts = _reasons(running)
     print(f"{counts['received']:>12} received")
     for prefix, title in (("forwarded", "forwarded"), ("up", "handed up to the stack"), ("dropped", "dropped")):
         names = [name for name in REASONS if name.startswith(prefix + "_")]

@@ -18,7 +18,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
 from pylvs.errors import DatapathError, NotPermitted
 
@@ -158,6 +158,30 @@ def locked(directory: str, create: bool = True, wait: bool = True) -> Iterator[N
             return
         finally:
             os.close(fd)
+
+
+@contextmanager
+def shared(directory: str) -> Iterator[None]:
+    """Hold a directory together with others who only look, and against who wants it alone (`alone`)."""
+    with _held(directory, LOCK_SH):
+        yield
+
+
+@contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """Hold a directory against all others."""
+    with _held(directory, LOCK_EX):
+        yield
+
+
+@contextmanager
+def _held(directory: str, how: int) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
 
 
 def remove_root() -> None:

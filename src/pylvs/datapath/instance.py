@@ -19,15 +19,14 @@ from pylvs.protocols import tcp, udp
 SHARED = {
     "config": layout.CONFIG,
     "runtime": layout.RUNTIME,
-    "slots": layout.CONN,
-    "tags": layout.TAG,
-    "groups": layout.GROUP,
     "services": layout.SERVICE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
     "estimates": layout.ESTIMATE,
 }
+TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
+"""The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
 HASHES = ("service_index", "own_addresses")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
@@ -46,16 +45,14 @@ class Instance:
     """The pinned state of a director, open for reading and changing.
 
     Attributes:
-        config, runtime, slots, tags, groups, services, pools, dests, dest_loads, estimates: the shared arrays.
+        slots, tags, groups: the connection table that is in force now.
+        config, runtime, services, pools, dests, dest_loads, estimates: the shared arrays.
         service_index, own_addresses: hashes.
         counters, reasons: per-CPU counters.
     """
 
     config: SharedArray
     runtime: SharedArray
-    slots: SharedArray
-    tags: SharedArray
-    groups: SharedArray
     services: SharedArray
     pools: SharedArray
     dests: SharedArray
@@ -76,6 +73,8 @@ class Instance:
         self.directory = directory
         self._opened: dict[str, SharedArray | Hash | PerCpuArray] = {}
         self._fds: dict[str, int] = {}
+        self._parts: dict[str, SharedArray] = {}
+        self._table_number = -1
         try:
             self._open("config")
             version = self.config.get(0, "layout_version")
@@ -114,8 +113,52 @@ class Instance:
         setattr(self, name, opened)
         return opened
 
+    def _table(self) -> dict[str, SharedArray]:
+        while self._table_number != self.config.get(0, "table"):
+            for part in self._parts.values():
+                part.close()
+            self._parts.clear()
+            number = self.config.get(0, "table")
+            try:
+                for name, record in TABLE.items():
+                    fd = syscall.get(f"{self.path}/maps/{name}_{number}")
+                    try:
+                        self._parts[name] = SharedArray(fd, record)
+                    finally:
+                        os.close(fd)  # the mapping keeps it
+            except FileNotFoundError:
+                continue  # another one has just taken over
+            self._table_number = number
+        return self._parts
+
+    def table_pin(self, name: str, ahead: int = 0) -> str:
+        """Where one of the connection table's maps is pinned; `ahead` 1: of the table that takes over from it."""
+        return f"{self.path}/maps/{name}_{self.config.get(0, 'table') + ahead}"
+
+    @property
+    def slots(self) -> SharedArray:
+        return self._table()["slots"]
+
+    @property
+    def tags(self) -> SharedArray:
+        return self._table()["tags"]
+
+    @property
+    def groups(self) -> SharedArray:
+        return self._table()["groups"]
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """While the connection table is read: nobody resizes it."""
+        with bpffs.shared(f"{self.path}/maps"):
+            yield
+
     def close(self) -> None:
         """Let go of the maps. The director goes on."""
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+        self._table_number = -1
         for opened in self._opened.values():
             if isinstance(opened, SharedArray):
                 opened.close()
@@ -155,7 +198,7 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start or catch_up."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
@@ -211,30 +254,44 @@ class Instance:
         Raises:
             DatapathError: the kernel refuses them; then the old ones go on.
         """
-        maps = {name: syscall.get(f"{self.path}/maps/{name}") for name in os.listdir(f"{self.path}/maps")}
+        maps = self.map_fds()
         try:
-            taken_over, loaded = programs.load(
-                {}, maps, self.config.get(0, "conn_slots") // _layout.GROUP_SLOTS, self.config.get(0, "seeds")
-            )
+            groups = syscall.map_size(maps["slots"])[2]
+            constants = programs.table_constants(self.config.get(0, "table"), groups, self.config.get(0, "seeds"))
+            taken_over, loaded = programs.load({}, maps, constants)
         finally:
             for fd in maps.values():
                 os.close(fd)
         try:
-            links = f"{self.path}/links"
-            for ifindex in interfaces.attached(links):
-                interfaces.attach(links, loaded["ingress"], ifindex)
-            for name, fd in loaded.items():
-                fresh = f"{self.path}/programs/{name}_new"
-                if os.path.exists(fresh):
-                    os.unlink(fresh)
-                syscall.pin(fd, fresh)
-                os.rename(fresh, f"{self.path}/programs/{name}")
+            self.put_in_place(loaded)
         finally:
             for fd in (*loaded.values(), *taken_over.values()):
                 os.close(fd)
-        self.run("start")
         self.config.put(0, "programs", programs.fingerprint())
         self.config.put(0, "loaded", int(time.time()))
+
+    def map_fds(self) -> dict[str, int]:
+        """A new file descriptor for each of the maps, under the name that the programs have for it."""
+        number = self.config.get(0, "table")
+        current, fds = {f"{name}_{number}": name for name in TABLE}, {}
+        for pinned in os.listdir(f"{self.path}/maps"):
+            name = current.get(pinned, pinned)
+            if pinned in current or name.rpartition("_")[0] not in TABLE:
+                fds[name] = syscall.get(f"{self.path}/maps/{pinned}")
+        return fds
+
+    def put_in_place(self, loaded: dict[str, int]) -> None:
+        """Let these programs (name -> file descriptor) do the work from now on."""
+        links = f"{self.path}/links"
+        for ifindex in interfaces.attached(links):
+            interfaces.attach(links, loaded["ingress"], ifindex)
+        for name, fd in loaded.items():
+            fresh = f"{self.path}/programs/{name}_new"
+            if os.path.exists(fresh):
+                os.unlink(fresh)
+            syscall.pin(fd, fresh)
+            os.rename(fresh, f"{self.path}/programs/{name}")
+        self.run("start")
 
 
 def _learn_addresses(own: Hash) -> None:
@@ -348,10 +405,10 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "counters": objects,
         "estimates": objects,
     }
-    maps, loaded = programs.load(sizes, {}, groups, seeds)
+    maps, loaded = programs.load(sizes, {}, programs.table_constants(0, groups, seeds))
     try:
         for name, fd in maps.items():
-            syscall.pin(fd, f"{new}/maps/{name}")
+            syscall.pin(fd, f"{new}/maps/{name}" + ("_0" if name in TABLE else ""))
         for name, fd in loaded.items():
             syscall.pin(fd, f"{new}/programs/{name}")
         config = SharedArray(maps["config"], layout.CONFIG)

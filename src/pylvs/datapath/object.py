@@ -102,14 +102,15 @@ class Object:
         if not handle:
             raise DatapathError(f"{path} cannot be read: {os.strerror(ctypes.get_errno())}")
         try:
-            self._prepare(lib, handle, name, sizes, existing, constants)
+            titles = self._prepare(lib, handle, name, sizes, existing, constants)
             result = lib.bpf_object__load(handle)
             if result:
                 raise DatapathError(_why(-result, library.log))
             for kind, found in (("map", self.maps), ("program", self.programs)):
                 item = getattr(lib, f"bpf_object__next_{kind}")(handle, None)
                 while item:
-                    title = getattr(lib, f"bpf_{kind}__name")(item).decode()
+                    # a map that is taken over goes by the name that it was made with: not what this object calls it
+                    title = titles.pop(0) if kind == "map" else lib.bpf_program__name(item).decode()
                     # of our own: closing the object closes libbpf's
                     found[title] = os.dup(getattr(lib, f"bpf_{kind}__fd")(item))
                     item = getattr(lib, f"bpf_object__next_{kind}")(handle, item)
@@ -124,10 +125,13 @@ class Object:
         sizes: Mapping[str, int],
         existing: Mapping[str, int],
         constants: Mapping[str, bytes],
-    ) -> None:
+    ) -> list[str]:
+        """Get the maps ready for loading; their names in the source, in order."""
+        titles = []
         item = lib.bpf_object__next_map(handle, None)
         while item:
             title = lib.bpf_map__name(item).decode()
+            titles.append(title)
             if title.endswith(".rodata"):
                 start = lib.bpf_map__initial_value(item, ctypes.byref(ctypes.c_size_t()))
                 for variable, value in constants.items():
@@ -142,6 +146,7 @@ class Object:
             elif title in sizes:
                 lib.bpf_map__set_max_entries(item, sizes[title])
             item = lib.bpf_object__next_map(handle, item)
+        return titles
 
     def close(self) -> None:
         for fd in (*self.maps.values(), *self.programs.values()):

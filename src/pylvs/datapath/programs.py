@@ -2,13 +2,15 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
 from pylvs.errors import DatapathError
 from pylvs.protocols import tcp
 
-NAMES = ("tc", "sweep")
+RESIZING = "_resizing"
+PARITY = 1 << 25  # in the number of a group, of table.h
+NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}")
 
 
 def fingerprint() -> bytes:
@@ -28,15 +30,15 @@ def fingerprint() -> bytes:
 
 
 def load(
-    sizes: dict[str, int], existing: dict[str, int], groups: int, seeds: Sequence[int]
+    sizes: Mapping[str, int], existing: Mapping[str, int], constants: Mapping[str, bytes], kind: str = ""
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Load both objects over one set of maps.
 
     Args:
         sizes: map -> entries, for maps that are to be made.
         existing: map -> file descriptor, for maps that are there.
-        groups: how many groups of slots the connection table has.
-        seeds: of its hash.
+        constants: of this director (`table_constants`).
+        kind: "" for the usual programs, RESIZING for those that work on two connection tables.
 
     Returns:
         (maps, programs) as file descriptors.
@@ -44,16 +46,15 @@ def load(
     from pylvs.datapath.object import Object
 
     constants = {
-        "table_groups": struct.pack("=I", groups),
-        "table_seeds": struct.pack(f"={len(seeds)}Q", *seeds),
+        **constants,
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
-    traffic = Object("tc", sizes, existing, constants)
+    traffic = Object(f"tc{kind}", sizes, existing, constants)
     # the second object works on the maps that the first one has made
-    heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, constants)
+    heartbeat = Object(f"sweep{kind}", sizes, {**traffic.maps, **existing}, constants)
     maps = {**heartbeat.maps, **traffic.maps}
     for name, fd in heartbeat.maps.items():
         if maps[name] != fd:
@@ -61,3 +62,14 @@ def load(
     for name in [name for name in maps if "." in name]:  # constants belong to their program alone
         os.close(maps.pop(name))
     return maps, {**traffic.programs, **heartbeat.programs}
+
+
+def table_constants(number: int, groups: int, seeds: Sequence[int], old_groups: int = 0) -> dict[str, bytes]:
+    """What the programs know of the connection table: which one it is, its size in groups of slots, that of the one
+    that it takes over from, and the secrets of its hash."""
+    return {
+        "table_parity": struct.pack("=I", PARITY if number % 2 else 0),
+        "table_groups": struct.pack("=I", groups),
+        "old_table_groups": struct.pack("=I", old_groups),
+        "table_seeds": struct.pack(f"={len(seeds)}Q", *seeds),
+    }

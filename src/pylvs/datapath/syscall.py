@@ -7,9 +7,12 @@ libbpf is only needed to load objects (`object.py`); a command that finds a runn
 import ctypes
 import os
 import struct
+import time
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
 _NUMBER = _NUMBERS.get(os.uname().machine, 280)
+_MEMBARRIERS = {"x86_64": 324, "ppc64le": 365, "s390x": 356}
+_MEMBARRIER = _MEMBARRIERS.get(os.uname().machine, 283)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 (_LOOKUP, _UPDATE, _DELETE, _NEXT_KEY) = (1, 2, 3, 4)
@@ -155,3 +158,10 @@ def run(
     _bpf(_RUN, attributes)
     _, answer, _, length, _, _, _, duration = struct.unpack_from("=IiIIQQII", attributes.raw)
     return answer, after.raw[:length], duration, ctx_after.raw if context else b""
+
+
+def wait_for_packets() -> None:
+    """Wait until every packet that is on its way through a program now has left it."""
+    # membarrier's "global" command is the kernel's own wait for all who may still see the past
+    if _libc.syscall(_MEMBARRIER, 1, 0, 0):
+        time.sleep(0.1)  # refused on machines with tickless CPUs: far longer than a packet takes

@@ -13,7 +13,6 @@
  */
 #pragma once
 
-#define WAIT_MAX (1u << 14)	/* looks at what another CPU is about to finish */
 #define GIVE_WAY_LOOKS 4	/* half-open connections to choose the oldest from */
 
 const volatile __u8 tcp_half_open[TCP_STATES];
@@ -22,6 +21,7 @@ struct found {
 	__u32 number;
 	__u32 life;
 	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
+	__u32 moving;		/* it is not there because it is on its way to another table */
 };
 
 /* ---- what a connection says ---------------------------------------------------------------------------------- */
@@ -91,31 +91,36 @@ static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
 		load->idle = now;
 }
 
-/* Where a connection is just being forgotten. Not on the stack, of which there is little; nothing interrupts a
- * packet's or the timer's program on its CPU by another one of them. */
-struct leaving {
-	struct tuple key;
-	struct spot spot;
-};
-
-MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct leaving, 1, 0);
+/* The addresses of the replies of a connection that is just ending. In the packets' program not on the stack, of which
+ * there is little; nothing interrupts it on its CPU by itself. What a command runs may be interrupted by packets. */
+#ifdef DEEP_STACK
+MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
+#define LEAVING(name) struct tuple *name = at(&leaving, 0)
+#else
+#define LEAVING(name) struct tuple name##_here, *name = &name##_here
+#endif
 
 /* Take a connection off the real server's side: an older one with the same replies gets them again. */
-static __always_inline void back_leave(struct leaving *from, __u32 number, __u64 now)
+static __always_inline void back_leave(const struct tuple *key, __u32 number, __u64 now)
 {
-	__u64 found = table_find(&from->key, &from->spot, KINDS(SLOT_BACK), 0), old, new;
-	__u32 slot = (__u32)found - 1, life = found >> 32, mine = 1 + number;
+	__u64 hash = table_hash(key), found, old, new;
+	__u32 mine = 1 + number, slot, life;
 	struct back *b;
 
-	b = found ? (struct back *)conn_at(slot) : NULL;
-	if (!b)
-		return;
 	for (int i = 0; i < 8; i++) {
+		found = table_find(key, hash, KINDS(SLOT_BACK), 0);
+		slot = (__u32)found - 1;
+		life = found >> 32;
+		b = found ? (struct back *)conn_at(slot) : NULL;
+		if (!b)
+			return;
 		old = b->conns;
 		if ((__u32)old == mine)
 			new = old >> 32;
 		else if (old >> 32 == mine)
 			new = (__u32)old;
+		else if (TWO_TABLES && b->life != life)
+			continue;	/* it was moved: what is here was not the last word */
 		else
 			return;
 		if (__sync_val_compare_and_swap(&b->conns, old, new) != old)
@@ -139,19 +144,18 @@ static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct leaving *from = at(&leaving, 0);
 	struct conn *c = conn_at(number);
 	struct dest *d;
+	LEAVING(key);
 
-	if (!c || !rt || !from || (life & LIFE_KIND) != SLOT_CONN)
+	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
 		return 0;
 	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
 		return 0;
 	d = at(&dests, c->dest);
 	if (d && conn_method(c) == METHOD_MASQ) {
-		conn_back_key(c, d, &from->key);
-		table_spot(&from->key, &from->spot);
-		back_leave(from, number, now);
+		conn_back_key(c, d, key);
+		back_leave(key, number, now);
 	}
 	more_give_back(number, life, now);
 	load_unbind(c->dest, c->status, now);
@@ -211,16 +215,17 @@ static long room_step(__u64 i, struct room_walk *w)
 	return w->over || w->seen >= GIVE_WAY_LOOKS;
 }
 
-/* Who gives way to a newcomer of this spot: 1 + number, life << 32; 0: nobody. */
-__noinline __u64 conn_to_give_way(const struct spot *spot, __u64 now)
+/* Who gives way to a newcomer of this hash: 1 + number, life << 32; 0: nobody. */
+__noinline __u64 conn_to_give_way(__u64 hash, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
 	struct room_walk w = { .now = now };
+	__u32 old = table_target();
 
-	if (!spot || !rt)
+	if (!rt)
 		return 0;
-	w.group = spot->group;
-	w.other = spot->other;
+	w.group = home_group(hash, old);
+	w.other = other_group(hash, old);
 	bpf_loop(2 * GROUP_SLOTS, room_step, &w, 0);
 	if (w.number && !w.over)
 		__sync_fetch_and_add(&rt->gave_way, 1);
@@ -228,21 +233,21 @@ __noinline __u64 conn_to_give_way(const struct spot *spot, __u64 now)
 }
 
 /* A slot in one of a key's groups, now held: 1 + its number, or 0. Makes room if need be. */
-static __always_inline __u32 conn_slot(const struct spot *spot, __u64 now)
+static __always_inline __u32 conn_slot(__u64 hash, __u64 now)
 {
-	__u32 number = table_take(spot, 0, now);
+	__u32 number = table_take(hash, 0, now);
 	__u64 victim;
 
 	if (number)
 		return number;
-	number = table_take(spot, 1, now);
+	number = table_take(hash, 1, now);
 	if (number)
 		return number;
-	victim = conn_to_give_way(spot, now);
+	victim = conn_to_give_way(hash, now);
 	if (!victim)
 		return 0;
 	conn_release((__u32)victim - 1, victim >> 32, now);
-	return table_take(spot, 1, now);
+	return table_take(hash, 1, now);
 }
 
 /* ---- find, touch ---------------------------------------------------------------------------------------------- */
@@ -253,7 +258,7 @@ static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *k
 	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
 	struct conn *c;
 
-	found->life = found->from_server = 0;
+	found->life = found->from_server = found->moving = 0;
 	if (!slot)
 		return NULL;
 	c = conn_at(number);
@@ -263,6 +268,10 @@ static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *k
 		c = conn_at(number);
 		if (c) {
 			life = *(volatile __u32 *)&c->life;
+			if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING) {
+				wait_for((__u64)life << 32 | (1 + number));
+				found->moving = 1;
+			}
 			if (c->cport != key->dport || c->dport != key->sport)
 				return NULL;
 		}
@@ -279,24 +288,30 @@ static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *k
 	return c;
 }
 
+/* The connection of these addresses, or NULL; then found->life is 0. */
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
-	struct spot spot;
+	const __u32 kinds = KINDS(SLOT_CONN) | KINDS(SLOT_BACK);
+	__u64 hash = table_hash(key);
+	struct conn *c;
 
-	table_spot(key, &spot);
-	return conn_found(table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0), key, now, found);
+	c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
+	if (TWO_TABLES && !c && found->moving)
+		c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
+	return c;
 }
 
 /* The same, for the program's main road: most connections are where one looks first. */
 static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
 {
-	struct spot spot;
-	__u64 slot;
+	__u64 hash, slot;
 
-	table_spot(key, &spot);
-	slot = table_peek(key, &spot);
+	if (TWO_TABLES)
+		return conn_find(key, now, found);
+	hash = table_hash(key);
+	slot = table_peek(key, hash);
 	if (!slot)
-		slot = table_find(key, &spot, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+		slot = table_find(key, hash, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
 	return conn_found(slot, key, now, found);
 }
 
@@ -317,44 +332,24 @@ static __always_inline void conn_touch(struct conn *c, __u64 now)
 
 /* ---- claim ----------------------------------------------------------------------------------------------------- */
 
-struct wait {
-	__u32 number;
-	__u32 life;
-};
-
-static long wait_step(__u64 i, struct wait *w)
-{
-	struct conn *c = conn_at(w->number);
-
-	return !c || *(volatile __u32 *)&c->life != w->life;
-}
-
-/* Wait until another CPU has done what it is at with a slot. */
-static __always_inline void wait_for(__u64 slot)
-{
-	struct wait w = { .number = (__u32)slot - 1, .life = slot >> 32 };
-
-	bpf_loop(WAIT_MAX, wait_step, &w, 0);
-}
-
 /* Publish a filled slot, and make it what it is to be, unless another CPU has made one with the same key. Returns the
  * slot that is it now, in the form of table_find: this one, or the other one, and then this one was given back. 0: the
  * two got into each other's way, and neither is.
  *
  * Both publish before they look, so at least one of them sees the other. Who sees one that is finished gives up; if
  * both are unfinished, the higher number gives up and the lower one waits to see it go. */
-__noinline __u64 conn_settle(__u32 number, const struct tuple *key, const struct spot *spot, __u32 kind, __u64 now)
+__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, __u32 kind, __u64 now)
 {
 	struct conn *c = conn_at(number);
 	__u64 other;
 	__u32 life;
 
-	if (!c || !key || !spot)
+	if (!c || !key)
 		return 0;
 	life = c->life;
-	table_publish(number, spot->tag);
+	table_publish(number, hash_tag(hash));
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, spot, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
 		if (!other) {
 			life = (life & ~LIFE_KIND) | kind;
 			c->life = life;
@@ -367,7 +362,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, const struct
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, spot, KINDS(kind & 0xf), 0);
+	return table_find(key, hash, KINDS(kind & 0xf), 0);
 }
 
 /* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
@@ -379,8 +374,8 @@ struct birth {
 	__u16 dport;
 	__u16 unused;
 	struct tuple reply;
-	struct spot spot;
-	struct spot reply_spot;
+	__u64 hash;
+	__u64 reply_hash;
 };
 
 MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
@@ -409,7 +404,7 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
  * connection has the same replies: they are the newer one's while that lives. */
 static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
 {
-	__u64 found = conn_settle(slot, &birth->reply, &birth->reply_spot, SLOT_BACK, now), old;
+	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old;
 	struct back *b;
 
 	if ((__u32)found == 1 + slot)
@@ -494,16 +489,16 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 
 	if (!load)
 		return 0;
-	table_spot(key, &birth->spot);
-	number = conn_slot(&birth->spot, now) - 1;
+	birth->hash = table_hash(key);
+	number = conn_slot(birth->hash, now) - 1;
 	c = conn_at(number);
 	if (!c)
 		return 0;
 	conn_fill(c, key, birth, now);
 	if (nat) {
 		birth_reply(birth, key);
-		table_spot(&birth->reply, &birth->reply_spot);
-		back = conn_slot(&birth->reply_spot, now);
+		birth->reply_hash = table_hash(&birth->reply);
+		back = conn_slot(birth->reply_hash, now);
 		if (back)
 			back_fill(back - 1, &birth->reply, number);
 	}
@@ -516,7 +511,7 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 	/* counted before it can be found, so that the one who releases it never counts below nothing */
 	__sync_fetch_and_add(&load->total, 1);
 	__sync_fetch_and_add(&rt->conns, 1);
-	slot = conn_settle(number, key, &birth->spot, SLOT_CONN, now);
+	slot = conn_settle(number, key, birth->hash, SLOT_CONN, now);
 	if ((__u32)slot != 1 + number) {
 		__sync_fetch_and_add(&rt->conns, -1);
 		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);

@@ -48,6 +48,7 @@ enum slot_kind {
 	SLOT_BACK,		/* the real server's side of a LVS-NAT connection, found under a reply's tuple */
 	SLOT_MORE,		/* what an IPv6 connection has no room for */
 	SLOT_DEAD,		/* being taken apart by whoever made it so */
+	SLOT_MOVING,		/* on its way to another table (move.h) */
 };
 
 /* A slot's life word: what it is, and which of its lives this is. It changes with every use of the slot, so whoever
@@ -76,6 +77,7 @@ enum method {
 #define STATUS_STATE 0xffu
 #define STATUS_FLAG(flag) ((__u32)(flag) << 8)
 #define STATUS_TURN_SHIFT 24
+#define STATUS_TURN (0xffu << STATUS_TURN_SHIFT)
 
 /* What an established packet does not need. */
 struct conn_rest {
@@ -305,10 +307,18 @@ enum reason {
 
 /* ---- the instance ------------------------------------------------------------------------------------------- */
 
+enum resizing {
+	RESIZING_NOT,
+	RESIZING_TO_OLD,	/* newcomers go into the old table: in preparation, or since the new one was too small */
+	RESIZING_TO_NEW,
+};
+
 /* One, written by Python alone. */
 struct config {
 	__u32 layout_version;
 	__u32 conn_slots;
+	__u32 table;		/* which of the pinned tables is in force: slots_<n>, tags_<n>, groups_<n> */
+	__u32 resizing;		/* enum resizing: another table is taking over, and newcomers go there or here */
 	__u32 max_services;
 	__u32 max_dests;
 	__u64 clock_offset;	/* added to the machine's clock: tests move it forward */
@@ -358,6 +368,7 @@ union names {
 	enum slot_kind slot_kind;
 	enum life life;
 	enum table table;
+	enum resizing resizing;
 	enum conn_flag conn_flag;
 	enum family_bit family_bit;
 	enum service_flag service_flag;

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
- * does bit by bit, for commands and tests that want to see the present.
+ * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name.
  */
 #include "prelude.h"
 #include "table.h"
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"
+#include "flush.h"
+#ifdef RESIZING
+#include "move.h"
+#endif
 
 static int tick(void *map, __u32 *key, struct ticker *t)
 {
@@ -55,9 +59,41 @@ int catch_up(struct __sk_buff *skb)
 	if (!cfg || !rt)
 		return 1;
 	w.now = now_ns(cfg);
-	bpf_loop(table_groups, sweep_step, &w, 0);
+	bpf_loop(ALL_GROUPS, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
 	return 0;
 }
+
+/* How many of the named connections (flush.h) it has ended. */
+SEC("tc")
+int flush(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct flush_walk w = { .skb = skb };
+
+	if (!cfg)
+		return 0;
+	w.now = now_ns(cfg);
+	bpf_loop(FLUSH_MOST, flush_step, &w, 0);	/* until the packet is over */
+	return w.ended;
+}
+
+#ifdef RESIZING
+/* Move what stands in groups `skb->mark`... of the table that newcomers do not go to, as many as the packet is long;
+ * the answer is how many did not fit. */
+SEC("tc")
+int move(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.now = now_ns(cfg);
+	r.first = skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity : table_parity ^ PARITY);
+	bpf_loop(skb->len, move_group, &r, 0);
+	return r.left;
+}
+#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -25,17 +25,17 @@ struct sweep_walk {
 /* Let go of what is past in one group. */
 static __always_inline void sweep_group(__u32 number, __u64 now)
 {
-	struct group *g = at(&groups, number);
-	struct slots *group = at(&slots, number);
-	struct tags *tags_of = at(&tags, number);
+	struct slots *slots = slots_of(number);
+	struct tags *tags = tags_of(number);
+	struct group *g = group_at(number);
 
-	if (!g || !group || !tags_of || !g->used)
+	if (!g || !slots || !tags || !g->used)
 		return;
 	for (__u32 place = 0; place < GROUP_SLOTS; place++) {
-		struct conn *c = &group->slot[place];
+		struct conn *c = &slots->slot[place];
 		__u32 life;
 
-		if (!(place & 7) && !tags_of->word[place / 8]) {
+		if (!(place & 7) && !tags->word[place / 8]) {
 			place |= 7;
 			continue;
 		}
@@ -47,7 +47,7 @@ static __always_inline void sweep_group(__u32 number, __u64 now)
 
 static long sweep_step(__u64 i, struct sweep_walk *w)
 {
-	sweep_group(w->group + i, w->now);
+	sweep_group(any_group(w->group + i), w->now);
 	return 0;
 }
 
@@ -57,12 +57,12 @@ static __always_inline void sweep_slice(struct runtime *rt, __u64 now, __u32 gro
 	__u64 from = rt->cursor;
 	struct sweep_walk w = { .now = now };
 
-	if (from >= table_groups) {
+	if (from >= ALL_GROUPS) {
 		from = 0;
 		rt->sweeps++;
 	}
-	if (groups > table_groups - from)
-		groups = table_groups - from;
+	if (groups > ALL_GROUPS - from)
+		groups = ALL_GROUPS - from;
 	w.group = from;
 	rt->cursor = from + groups;
 	bpf_loop(groups, sweep_step, &w, 0);
@@ -70,7 +70,7 @@ static __always_inline void sweep_slice(struct runtime *rt, __u64 now, __u32 gro
 
 static __always_inline __u32 slice_size(void)
 {
-	return table_groups / TICKS_PER_ROUND + 1;
+	return ALL_GROUPS / TICKS_PER_ROUND + 1;
 }
 
 static __always_inline void sweep_if_late(const struct config *cfg, struct runtime *rt, __u64 now)

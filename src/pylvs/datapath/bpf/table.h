@@ -9,12 +9,13 @@
  * Rules of this file:
  *  - A slot belongs to whoever moved its tag from TAG_FREE to TAG_HELD by compare-and-swap, until it is published.
  *  - A tag is published after its slot is filled, and freed after everything else: what a tag leads to is whole.
- *  - Nothing ever moves. A number is a connection's for its life.
+ *  - A number is a connection's for its life; only while the table is being resized does it get another one (move.h).
  */
 #pragma once
 
 #define CROWDED 56		/* of 64 slots: from here on a group's newcomers look at the other one, too */
 #define REST_TICKS 16		/* a packet that found a connection just before its end is done with it by then */
+#define WAIT_MAX (1u << 14)	/* looks at what another CPU is about to finish */
 
 #define KINDS(kind) (1u << (kind))
 #define BYTES(b) (0x0101010101010101ull * (b))
@@ -31,18 +32,84 @@ _Static_assert(__builtin_offsetof(struct conn, packets) == __builtin_offsetof(st
 	       __builtin_offsetof(struct conn, at) == __builtin_offsetof(struct back, at),
 	       "what is compared, and when a slot was freed, stand in the same place whatever a slot holds");
 
-/* Where a key may be. */
-struct spot {
-	__u32 group;
-	__u32 other;
-	__u32 word;		/* of the tags: where looking begins */
-	__u32 tag;
-};
+/* ---- one table, or two while it is being resized --------------------------------------------------------------- */
+
+/* A bit in a group's number, and so in its slots', tells a table from the one that takes over from it: numbers that
+ * stand in the slots of either stay right while connections are moved. */
+#define PARITY (1u << 25)
+
+const volatile __u32 table_parity;	/* 0 or PARITY */
+
+#ifdef RESIZING
+
+/* A key is looked for in the new table, in the old one, and again in the new one, in case it was moved in between. */
+#define TWO_TABLES 1
+#define TURNS 6
+#define ROAD __noinline		/* what is a main road elsewhere would be too much for the verifier here */
+
+SHARED_ARRAY(old_slots, struct slots);
+SHARED_ARRAY(old_tags, struct tags);
+SHARED_ARRAY(old_groups, struct group);
+const volatile __u32 old_table_groups = 1;
+
+#define IS_OLD(group) (((group) & PARITY) != table_parity)
+#define CHOOSE(name, group) (IS_OLD(group) ? at(&old_##name, (group) & ~PARITY) : at(&name, (group) & ~PARITY))
+#define GROUPS(old) ((old) ? old_table_groups : table_groups)
+#define ALL_GROUPS (table_groups + old_table_groups)
+
+#else
+
+#define TWO_TABLES 0
+#define TURNS 2
+#define ROAD static __always_inline
+#define IS_OLD(group) 0
+#define CHOOSE(name, group) at(&name, (group) & ~PARITY)
+#define GROUPS(old) table_groups
+#define ALL_GROUPS table_groups
+
+#endif
+
+static __always_inline struct tags *tags_of(__u32 group)
+{
+	return CHOOSE(tags, group);
+}
+
+static __always_inline struct slots *slots_of(__u32 group)
+{
+	return CHOOSE(slots, group);
+}
+
+static __always_inline struct group *group_at(__u32 group)
+{
+	return CHOOSE(groups, group);
+}
+
+static __always_inline struct conn *conn_at(__u32 number)
+{
+	struct slots *group = slots_of(number / GROUP_SLOTS);
+
+	return group ? &group->slot[number % GROUP_SLOTS] : NULL;
+}
+
+/* The number of one of ALL_GROUPS. */
+static __always_inline __u32 any_group(__u32 number)
+{
+	return number < table_groups ? number | table_parity : (number - table_groups) | (table_parity ^ PARITY);
+}
+
+/* Do newcomers go to the old table? */
+static __always_inline __u32 table_target(void)
+{
+	const struct config *cfg = TWO_TABLES ? at(&config, 0) : NULL;
+
+	return cfg && cfg->resizing == RESIZING_TO_OLD;
+}
+
+/* ---- hashing ---------------------------------------------------------------------------------------------------- */
 
 /* Pair-multiply-shift (Thorup): for two different keys every difference of the sums' upper halves is as likely as any
  * other, as long as the seeds are unknown. What follows loses nothing of it: it scatters what neighbours make of it. */
-static __always_inline void table_hash(const __u32 *src, const __u32 *dst, __u32 ports, __u8 protocol, __u8 family,
-				       struct spot *spot)
+static __always_inline __u64 hash_words(const __u32 *src, const __u32 *dst, __u32 ports, __u8 protocol, __u8 family)
 {
 	const volatile __u64 *seed = table_seeds;
 	__u64 hash = seed[0];
@@ -55,36 +122,45 @@ static __always_inline void table_hash(const __u32 *src, const __u32 *dst, __u32
 		hash += (seed[9] + src[3]) * (seed[10] + dst[3]);
 	}
 	hash >>= 32;
-	hash = (hash ^ hash >> 15) * 0x9e3779b97f4a7c15ull;
-	spot->group = (hash ^ hash >> 32) & (table_groups - 1);
-	spot->other = (spot->group ^ (hash >> 20 | 1)) & (table_groups - 1);
-	spot->tag = TAG_FIRST + ((hash >> 44 & 0xff) * (256 - TAG_FIRST) >> 8);
-	spot->word = hash >> 52 & (TAG_WORDS - 1);
+	return (hash ^ hash >> 15) * 0x9e3779b97f4a7c15ull;
 }
 
-static __always_inline void table_spot(const struct tuple *key, struct spot *spot)
+static __always_inline __u64 table_hash(const struct tuple *key)
 {
-	table_hash(key->src.word, key->dst.word, *(__u32 *)&key->sport, key->protocol, key->family, spot);
+	return hash_words(key->src.word, key->dst.word, *(__u32 *)&key->sport, key->protocol, key->family);
 }
 
-/* The spot of what is in a slot. */
-static __always_inline void slot_spot(const struct conn *c, struct spot *spot)
+/* The hash of the key of what is in a slot. */
+static __always_inline __u64 slot_hash(const struct conn *c)
 {
 	if (c->family == AF_INET)
-		table_hash(&c->at.ipv4.caddr, &c->at.ipv4.vaddr, *(__u32 *)&c->cport, c->protocol, AF_INET, spot);
-	else
-		table_hash(c->at.ipv6.caddr.word, c->at.ipv6.vaddr.word, *(__u32 *)&c->cport, c->protocol, AF_INET6,
-			   spot);
+		return hash_words(&c->at.ipv4.caddr, &c->at.ipv4.vaddr, *(__u32 *)&c->cport, c->protocol, AF_INET);
+	return hash_words(c->at.ipv6.caddr.word, c->at.ipv6.vaddr.word, *(__u32 *)&c->cport, c->protocol, AF_INET6);
 }
 
-static __always_inline struct conn *conn_at(__u32 number)
+/* The first of a key's two groups, and the second. */
+static __always_inline __u32 home_group(__u64 hash, __u32 old)
 {
-	struct slots *group = at(&slots, number / GROUP_SLOTS);
-
-	return group ? &group->slot[number % GROUP_SLOTS] : NULL;
+	return ((hash ^ hash >> 32) & (GROUPS(old) - 1)) | (old ? table_parity ^ PARITY : table_parity);
 }
 
-/* ---- tags, eight at a time ---------------------------------------------------------------------------------- */
+static __always_inline __u32 other_group(__u64 hash, __u32 old)
+{
+	return ((hash ^ hash >> 32 ^ (hash >> 20 | 1)) & (GROUPS(old) - 1)) | (old ? table_parity ^ PARITY : table_parity);
+}
+
+/* The word of tags where looking begins. */
+static __always_inline __u32 hash_word(__u64 hash)
+{
+	return hash >> 52 & (TAG_WORDS - 1);
+}
+
+static __always_inline __u32 hash_tag(__u64 hash)
+{
+	return TAG_FIRST + ((hash >> 44 & 0xff) * (256 - TAG_FIRST) >> 8);
+}
+
+/* ---- tags, eight at a time -------------------------------------------------------------------------------------- */
 
 /* The top bit of every byte of `word` that is zero. */
 static __always_inline __u64 zero_bytes(__u64 word)
@@ -92,18 +168,33 @@ static __always_inline __u64 zero_bytes(__u64 word)
 	return ~(((word & BYTES(0x7f)) + BYTES(0x7f)) | word | BYTES(0x7f));
 }
 
-/* The number of the lowest byte whose top bit is set. */
-static __always_inline __u32 lowest_byte(__u64 tops)
-{
-	return ((tops & -tops) >> 7) * 0x0001020304050607ull >> 56;
-}
-
+/* The place of the lowest byte whose top bit is set. */
 static __always_inline __u32 place_of(__u32 word, __u64 tops)
 {
-	return word * 8 + lowest_byte(tops);
+	return word * 8 + (((tops & -tops) >> 7) * 0x0001020304050607ull >> 56);
 }
 
-/* ---- searching ---------------------------------------------------------------------------------------------- */
+/* ---- searching -------------------------------------------------------------------------------------------------- */
+
+struct wait {
+	__u32 number;
+	__u32 life;
+};
+
+static long wait_step(__u64 i, struct wait *w)
+{
+	struct conn *c = conn_at(w->number);
+
+	return !c || *(volatile __u32 *)&c->life != w->life;
+}
+
+/* Wait until another CPU has done what it is at with a slot. */
+static __always_inline void wait_for(__u64 slot)
+{
+	struct wait w = { .number = (__u32)slot - 1, .life = slot >> 32 };
+
+	bpf_loop(WAIT_MAX, wait_step, &w, 0);
+}
 
 static __always_inline int slot_has(const struct conn *c, const struct tuple *key)
 {
@@ -117,62 +208,80 @@ static __always_inline int slot_has(const struct conn *c, const struct tuple *ke
 	       *(__u64 *)&c->at.ipv6.vaddr.word[2] == *(__u64 *)&key->dst.word[2];
 }
 
-/* The slot that has this key, is of one of `kinds` (KINDS of slot_kind) and is not `except` (1 + a number): 1 + its
- * number, and << 32 the life in which it had the key; 0: there is none.
+/* The slot of the group that has this key, is of one of `kinds` (KINDS of slot_kind) and is not `except` (1 + a number):
+ * 1 + its number, and << 32 the life in which it had the key; 0: there is none.
  * A function of its own, so that the verifier walks its loops once. */
-__noinline __u64 table_find(const struct tuple *key, const volatile struct spot *spot, __u32 kinds, __u32 except)
+__noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, __u32 kinds, __u32 except)
 {
-	struct tags *tags_of;
-	struct group *g;
+	struct tags *tags = tags_of(number);
 	struct conn *c;
-	__u32 number;
 	__u64 tops;
 
-	if (!key || !spot)
+	if (!key || !tags)
 		return 0;
-	number = spot->group;
-	for (int turn = 0; turn < 2; turn++) {
-		tags_of = at(&tags, number);
-		if (!tags_of)
-			return 0;
-		for (__u32 i = 0; i < TAG_WORDS; i++) {
-			__u32 w = (spot->word + i) & (TAG_WORDS - 1);
+	for (__u32 i = 0; i < TAG_WORDS; i++) {
+		__u32 w = (hash_word(hash) + i) & (TAG_WORDS - 1);
 
-			tops = zero_bytes(tags_of->word[w] ^ BYTES(spot->tag));
-			for (__u32 j = 0; j < 8 && tops; j++) {
-				__u32 taken = 1 + number * GROUP_SLOTS + place_of(w, tops), life;
+		tops = zero_bytes(tags->word[w] ^ BYTES(hash_tag(hash)));
+		for (__u32 j = 0; j < 8 && tops; j++) {
+			__u32 taken = 1 + number * GROUP_SLOTS + place_of(w, tops), life;
 
-				tops &= tops - 1;
-				c = conn_at(taken - 1);
-				if (!c || taken == except)
-					continue;
-				life = *(volatile __u32 *)&c->life;
-				if ((KINDS(life & 0xf) & kinds) && slot_has(c, key))
-					return (__u64)life << 32 | taken;
-			}
+			tops &= tops - 1;
+			c = conn_at(taken - 1);
+			if (!c || taken == except)
+				continue;
+			life = *(volatile __u32 *)&c->life;
+			if ((KINDS(life & 0xf) & kinds) && slot_has(c, key))
+				return (__u64)life << 32 | taken;
 		}
-		g = at(&groups, number);
-		if (!g || !g->spilled)
-			return 0;
-		number = spot->other;
+	}
+	return 0;
+}
+
+/* The same for all groups where the key may be. */
+ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u32 kinds, __u32 except)
+{
+	__u64 found;
+
+	if (!key)
+		return 0;
+#pragma unroll
+	for (__u32 turn = 0; turn < TURNS; turn++) {
+		__u32 old = turn >> 1 == 1, number = home_group(hash, old);
+
+		if (turn & 1) {
+			struct group *home = group_at(number);
+
+			if (!home || !home->spilled)
+				continue;
+			number = other_group(hash, old);
+		}
+		found = group_find(key, hash, number, kinds | (TWO_TABLES ? KINDS(SLOT_MOVING) : 0), except);
+		if (!found)
+			continue;
+		if (!TWO_TABLES || (found >> 32 & LIFE_KIND) != SLOT_MOVING)
+			return found;
+		wait_for(found);
 	}
 	return 0;
 }
 
 /* What table_find would answer if the first tag that fits is the right one; else 0. */
-static __always_inline __u64 table_peek(const struct tuple *key, const struct spot *spot)
+static __always_inline __u64 table_peek(const struct tuple *key, __u64 hash)
 {
-	struct tags *tags_of = at(&tags, spot->group);
-	__u32 number, life;
+	__u32 group = home_group(hash, 0), w = hash_word(hash), number, life;
+	struct tags *tags = tags_of(group);
 	struct conn *c;
 	__u64 tops;
 
-	if (!tags_of)
+	if (!tags)
 		return 0;
-	tops = zero_bytes(tags_of->word[spot->word] ^ BYTES(spot->tag));
+	barrier_var(w);		/* a compiler may keep it where the verifier forgets how small it is */
+	w &= TAG_WORDS - 1;
+	tops = zero_bytes(tags->word[w] ^ BYTES(hash_tag(hash)));
 	if (!tops)
 		return 0;
-	number = spot->group * GROUP_SLOTS + place_of(spot->word, tops);
+	number = group * GROUP_SLOTS + place_of(w, tops);
 	c = conn_at(number);
 	if (!c)
 		return 0;
@@ -182,27 +291,27 @@ static __always_inline __u64 table_peek(const struct tuple *key, const struct sp
 	return (__u64)life << 32 | (1 + number);
 }
 
-/* ---- taking and giving back --------------------------------------------------------------------------------- */
+/* ---- taking and giving back ------------------------------------------------------------------------------------- */
 
 /* A free slot of the group, now held: 1 + its number, or 0. One that was freed just now only if `hurry`. */
 __noinline __u32 group_take(__u32 number, __u32 first, int hurry, __u64 now)
 {
-	struct tags *tags_of = at(&tags, number);
-	struct slots *group = at(&slots, number);
-	struct group *g = at(&groups, number);
+	struct slots *slots = slots_of(number);
+	struct tags *tags = tags_of(number);
+	struct group *g = group_at(number);
 
-	if (!tags_of || !group || !g)
+	if (!tags || !slots || !g)
 		return 0;
 	for (__u32 i = 0; i < TAG_WORDS; i++) {
 		__u32 w = (first + i) & (TAG_WORDS - 1);
-		__u64 word = tags_of->word[w], seen, tops = zero_bytes(word);
+		__u64 word = tags->word[w], seen, tops = zero_bytes(word);
 
 		for (__u32 j = 0; j < 16 && tops; j++) {
 			__u32 place = place_of(w, tops) & (GROUP_SLOTS - 1);
-			struct conn *c = &group->slot[place];
+			struct conn *c = &slots->slot[place];
 
 			if (hurry || !c->life || past(c->packets + REST_TICKS, now)) {
-				seen = __sync_val_compare_and_swap(&tags_of->word[w], word,
+				seen = __sync_val_compare_and_swap(&tags->word[w], word,
 								   word | (__u64)TAG_HELD << 8 * (place & 7));
 				if (seen == word) {
 					__sync_fetch_and_add(&g->used, 1);
@@ -220,21 +329,21 @@ __noinline __u32 group_take(__u32 number, __u32 first, int hurry, __u64 now)
 }
 
 /* A free slot for a key, now held: 1 + its number, or 0 when both its groups are full. */
-static __always_inline __u32 table_take(const struct spot *spot, int hurry, __u64 now)
+static __always_inline __u32 table_take(__u64 hash, int hurry, __u64 now)
 {
-	struct group *first = at(&groups, spot->group), *other = at(&groups, spot->other);
-	__u32 use = spot->group, number;
+	__u32 old = table_target(), home = home_group(hash, old), other = other_group(hash, old), use = home, number;
+	struct group *first = group_at(home), *second = group_at(other);
 
-	if (!first || !other)
+	if (!first || !second)
 		return 0;
-	if (first->used >= CROWDED && other->used < first->used)
-		use = spot->other;
-	number = group_take(use, spot->word, hurry, now);
+	if (first->used >= CROWDED && second->used < first->used)
+		use = other;
+	number = group_take(use, hash_word(hash), hurry, now);
 	if (!number) {
-		use ^= spot->group ^ spot->other;
-		number = group_take(use, spot->word, hurry, now);
+		use ^= home ^ other;
+		number = group_take(use, hash_word(hash), hurry, now);
 	}
-	if (number && use != spot->group)
+	if (number && use != home)
 		__sync_fetch_and_add(&first->spilled, 1);
 	return number;
 }
@@ -242,32 +351,31 @@ static __always_inline __u32 table_take(const struct spot *spot, int hurry, __u6
 /* Let lookups find a held slot. */
 static __always_inline void table_publish(__u32 number, __u32 tag)
 {
-	struct tags *tags_of = at(&tags, number / GROUP_SLOTS);
+	struct tags *tags = tags_of(number / GROUP_SLOTS);
 
-	if (tags_of)
-		__sync_fetch_and_xor(&tags_of->word[number / 8 % TAG_WORDS],
-				     (__u64)(tag ^ TAG_HELD) << 8 * (number % 8));
+	if (tags)
+		__sync_fetch_and_xor(&tags->word[number / 8 % TAG_WORDS], (__u64)(tag ^ TAG_HELD) << 8 * (number % 8));
 }
 
-/* Give a slot back; the caller alone has it. `keyed`: it could be found, or was to be. */
+/* Give a slot back; the caller alone has it. `keyed`: it has a key, under which it was found or was to be. */
 __noinline int table_give_back(__u32 number, int keyed, __u64 now)
 {
-	struct tags *tags_of = at(&tags, number / GROUP_SLOTS);
-	struct group *g = at(&groups, number / GROUP_SLOTS), *home;
+	__u32 group = number / GROUP_SLOTS, home;
+	struct group *g = group_at(group), *first;
+	struct tags *tags = tags_of(group);
 	struct conn *c = conn_at(number);
-	struct spot spot;
 
-	if (!tags_of || !g || !c)
+	if (!tags || !g || !c)
 		return 0;
 	if (keyed) {
-		slot_spot(c, &spot);
-		home = at(&groups, spot.group);
-		if (home && spot.group != number / GROUP_SLOTS)
-			__sync_fetch_and_add(&home->spilled, -1);
+		home = home_group(slot_hash(c), IS_OLD(group));
+		first = group_at(home);
+		if (first && home != group)
+			__sync_fetch_and_add(&first->spilled, -1);
 	}
 	c->packets = ticks(now);
 	c->life = (c->life & ~0xffffu) | SLOT_FREE;
 	__sync_fetch_and_add(&g->used, -1);
-	__sync_fetch_and_and(&tags_of->word[number / 8 % TAG_WORDS], ~(0xffull << 8 * (number % 8)));
+	__sync_fetch_and_and(&tags->word[number / 8 % TAG_WORDS], ~(0xffull << 8 * (number % 8)));
 	return 1;
 }

@@ -7,6 +7,7 @@
  *
  * Each step is a header; none reaches back. Every packet ends in done() with its one reason.
  */
+#define DEEP_STACK
 #include "prelude.h"
 #include "account.h"
 #include "parse.h"
@@ -213,18 +214,26 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	return request(skb, p, cfg, &found, c, out, now);
 }
 
+/* What is known of the packet at hand. Not on the stack, of which there is little. */
+MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet *p = at(&packets, 0), nothing = {};
 	/* unless something else is decided: to whoever comes next, other TC programs, then the stack */
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
 	int reason;
 
+	if (!p)
+		return TC_ACT_UNSPEC;
+	*p = nothing;
 	note(RECEIVED);
-	reason = way(skb, &p, &out);
+	reason = way(skb, p, &out);
+	if (TWO_TABLES && reason == UP_JUST_ENDED)	/* or it was moved: it is in another place now */
+		reason = way(skb, p, &out);
 	if (out.error)
-		out.verdict = icmp_answer(skb, &p, out.error - 1, out.mtu);
+		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
 	note(reason);
 	return out.verdict;
 }

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * Ending connections at a command's word (`pylvs conns flush`). Python cannot compare and swap, so it names them, and
+ * they are ended here: each by its slot and the life in which it was seen there, so that a connection that has ended
+ * meanwhile, and whose slot is another's, is never hit.
+ */
+#pragma once
+
+#define FLUSH_MOST 384		/* what fits into a page, in which the kernel hands over the packet of a test run */
+
+/* The packet's data behind the place of an Ethernet header is an array of these. */
+struct flush_wish {
+	__u32 number;
+	__u32 life;
+};
+
+struct flush_walk {
+	struct __sk_buff *skb;
+	__u64 now;
+	__u32 ended;
+};
+
+static long flush_step(__u64 i, struct flush_walk *w)
+{
+	struct flush_wish wish;
+
+	if (bpf_skb_load_bytes(w->skb, ETH_HLEN + i * sizeof(wish), &wish, sizeof(wish)))
+		return 1;
+	w->ended += conn_release(wish.number, wish.life, w->now);
+	return 0;
+}

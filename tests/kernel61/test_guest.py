@@ -1,0 +1,93 @@
+"""The oldest kernel that is promised, asked itself: it loads the programs built here, and packets go through them.
+
+    PYLVS_GUEST=/path/to/runner python -m pytest tests/kernel61
+
+The runner starts a virtual machine and runs a script in it as root: `RUNNER --suite SUITE --timeout SECONDS --merge
+-v DIRECTORY:PLACE SCRIPT`, where SUITE is the Debian release whose kernel, Python and libbpf the guest has, DIRECTORY
+is copied to PLACE, and what the script says and its exit status are the runner's. Without one nothing is tested.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUNNER = os.environ.get("PYLVS_GUEST", "")
+KERNELS = {"bookworm": "6.1.", "trixie": "6.12."}
+PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygments")
+"""What pytest is made of, all of it Python: the guest has none of its own."""
+TESTS = ("nat", "dr", "counters", "servers", "table")
+SECONDS = 300
+
+LOAD = """
+from pylvs.datapath import instance
+running = instance.load(12)
+print("attached:", running.attached())
+print("timer error:", running.runtime.get(0, "timer_error"))
+instance.unload()
+"""
+SCRIPT = """#!/bin/bash
+echo "kernel: $(uname -r)"
+mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+cd /guest
+export PYTHONPATH=/guest/site:/guest/src:/guest/tests PYTHONDONTWRITEBYTECODE=1
+"""
+
+pytestmark = pytest.mark.skipif(not RUNNER, reason="PYLVS_GUEST names no runner of virtual machines")
+
+
+@pytest.fixture(scope="module")
+def baggage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the guest gets: this tree as it is built, and pytest."""
+    place = tmp_path_factory.mktemp("guest")
+    unwanted = shutil.ignore_patterns("__pycache__", "golden", "e2e")
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, place / name, ignore=unwanted)
+    shutil.copy(ROOT / "pyproject.toml", place)
+    for name in PYTEST:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue  # this pytest does without it
+        origin = Path(spec.origin)
+        if origin.name == "__init__.py":
+            shutil.copytree(origin.parent, place / "site" / name, ignore=unwanted)
+        else:
+            (place / "site").mkdir(exist_ok=True)
+            shutil.copy(origin, place / "site")
+    return place
+
+
+def _ask(suite: str, baggage: Path, commands: str) -> str:
+    """What the commands print in the guest; a failure of theirs fails the test with all of it."""
+    script = baggage / f"{suite}.sh"
+    script.write_text(SCRIPT + commands)
+    script.chmod(0o755)
+    done = subprocess.run(
+        [RUNNER, "--merge", "--suite", suite, "--timeout", str(SECONDS), "-v", f"{baggage}:/guest", str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS + 60,
+        check=False,
+    )
+    assert f"kernel: {KERNELS[suite]}" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("suite", KERNELS)
+def test_it_loads(suite: str, baggage: Path) -> None:
+    """The verifier takes every program, and the timer starts."""
+    said = _ask(suite, baggage, f"python3 - <<'END'\n{LOAD}\nEND\n")
+    how = "clsact" if suite == "bookworm" else "tcx"
+    assert f"attached: {{1: '{how}'}}\ntimer error: 0\n" in said
+
+
+@pytest.mark.parametrize("suite", KERNELS)
+def test_packets(suite: str, baggage: Path) -> None:
+    files = " ".join(f"tests/packet/test_{name}.py" for name in TESTS)
+    assert " passed" in _ask(suite, baggage, f"python3 -m pytest -p no:cacheprovider {files}\n")
