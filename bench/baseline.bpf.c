@@ -3,7 +3,8 @@
  * What a program that only balances established IPv4 TCP connections costs: parse, one lookup in a BPF hash whose value
  * says where to send, rewrite, transmit. No statistics, no states, no expiry, no new connections, no check that is not
  * needed to stay within the packet. Three ways to transmit, since which of them is "plain" is a matter of opinion;
- * and `floor`, which adds to the first what IPVS must do for every packet at the least.
+ * `floor_of`, which adds to the first what IPVS must do for every packet at the least; and `one_line`, which does nothing
+ * but read one cache line of an array: what the memory alone costs.
  */
 #include "prelude.h"
 
@@ -38,11 +39,13 @@ struct entry {
 	__u32 expires;
 	__u32 timeout;
 	__u32 packets;
-	__u32 unused[4];
+	__u32 lines_mask;	/* of the template alone: how many lines there are, less one */
+	__u32 unused[3];
 };
 
 MAP(targets, BPF_MAP_TYPE_HASH, struct key, struct target, 1, 0);
 MAP(entries, BPF_MAP_TYPE_HASH, struct tuple, struct entry, 1, 0);
+SHARED_ARRAY(lines, struct conn);
 MAP(template, BPF_MAP_TYPE_ARRAY, __u32, struct entry, 1, 0);
 
 static __always_inline struct iphdr *headers(struct __sk_buff *skb, __u16 **port)
@@ -251,6 +254,25 @@ int floor_of(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	add_one(FORWARDED_ROUTE);
 	return send_by_target(skb, &e->target);
+}
+
+/* A line that is the flow's own, of an array as large as the slots of the connection table. */
+SEC("tc")
+int one_line(struct __sk_buff *skb)
+{
+	struct entry *e = at(&template, 0);
+	struct iphdr *ip;
+	struct conn *c;
+	__u16 *port;
+	__u64 hash;
+
+	ip = headers(skb, &port);
+	if (!ip || !e)
+		return TC_ACT_UNSPEC;
+	hash = ((__u64)(ip->saddr ^ ip->daddr) << 32 | port[0] | (__u32)port[1] << 16) * 0x9e3779b97f4a7c15ull;
+	hash = (hash ^ hash >> 29) * 0xbf58476d1ce4e5b9ull >> 32;
+	c = at(&lines, hash & e->lines_mask);
+	return c && c->life == 0 ? TC_ACT_REDIRECT : TC_ACT_SHOT;
 }
 
 /* Not measured: remember the template under a packet's addresses, for both kinds of programs. */

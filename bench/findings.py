@@ -99,7 +99,7 @@ def loads(result: Result) -> str:
     sizes = sorted({row["slots"] for row in result["rows"] if row["load"] != 50})
     for slots in sizes:
         for case, title in CASES.items():
-            for program in TABLES:
+            for program in ("slots", "hash"):
                 found = {
                     row["load"]: row["ns"]
                     for row in result["rows"]
@@ -118,7 +118,7 @@ def memory(result: Result) -> str:
     for entry in result["memory"]:
         share = round(100 * entry["conns"] * (2 if entry["method"] == "nat" else 1) / entry["slots"])
         key = (entry["table"], entry["method"], share)
-        if share > 1 and entry["slots"] >= largest.get(key, entry)["slots"]:
+        if share >= 40 and entry["slots"] >= largest.get(key, entry)["slots"]:
             largest[key] = entry
     for (table, method, share), entry in sorted(
         largest.items(), key=lambda item: (TABLES.index(item[0][0]), item[0][1], item[0][2])
@@ -140,6 +140,8 @@ def sweeps(result: Result) -> str:
         groups.setdefault((entry["table"], entry["slots"], entry["live"]), []).append(entry["ns"])
     rows = []
     for (table, slots, live), values in groups.items():
+        if table != "slots" and 2 * live != slots:
+            continue
         middle = statistics.median(values)
         rows.append([
             PROGRAMS[table][1],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import findings, plot
-from bench.subjects import PROGRAMS, TABLES
+from bench.subjects import PROGRAMS
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 PLOTS = PAGE.parent / "performance"
@@ -44,7 +44,7 @@ def _command(result: dict[str, Any]) -> str:
 
 def _plots(result: dict[str, Any]) -> dict[str, str]:
     lines: dict[str, list[tuple[str, str, str]]] = {
-        "dr": [(PROGRAMS[name][1], "dr", name) for name in (*TABLES, "plain", "floor_of")],
+        "dr": [(PROGRAMS[name][1], "dr", name) for name in ("slots", "hash", "index", "plain", "one_line")],
         "nat": [
             (f"{PROGRAMS[name][1]}: {way}", case, name)
             for name in ("slots", "hash")

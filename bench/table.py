@@ -8,7 +8,7 @@ Every rival is the product with its table exchanged (bench/tables/), or a plain 
 each figure is the difference to a program that does nothing, measured at the same moment. Packets are of established
 flows at random; a new connection's packets come one after the other. No packet leaves a namespace.
 
-It takes about 3 minutes; --quick less than one; --full, with 8 million flows, about 10 and up to 8 GB of memory.
+It takes about 4 minutes; --quick 20 seconds; --full, with 8 million flows, 7 minutes and up to 8 GB of memory.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def _point(
     for kind in kinds:
         subject = subjects.by_kind[kind]
         if kind == "plain":
-            subject.ask("load", flows * sides, "floor_of" in chosen)
+            subject.ask("load", flows * sides, "floor_of" in chosen, slots if "one_line" in chosen else 1)
             for case in METHODS[method][:-1]:
                 subject.ask("fill", case, 0, flows)
                 for name in chosen:

@@ -167,18 +167,18 @@ class Product:
 class Plain:
     """The baseline programs of baseline.bpf.c, over one map of targets."""
 
-    PROGRAMS = ("plain", "plain_fib", "plain_neigh", "floor_of")
-
     def __init__(self, kind: str) -> None:
         self.replayer = Replayer()
         with open("/proc/sys/net/ipv4/conf/lo/forwarding", "w", encoding="ascii") as file:
             file.write("1")
         self._object: Any = None
+        self._lines = 1
 
-    def load(self, entries: int, wide: bool) -> int:
-        """Room for so many entries; `wide`: for the floor program, too."""
+    def load(self, entries: int, wide: bool, lines: int) -> int:
+        """Room for so many entries; `wide`: for floor_of, too; `lines`: for one_line, a power of two."""
         self.unload()
-        sizes = {"targets": entries, "entries": entries if wide else 1, "counters": 3}
+        self._lines = lines
+        sizes = {"targets": entries, "entries": entries if wide else 1, "lines": lines, "counters": 3}
         self._object = compiled("baseline", sizes)
         return entries
 
@@ -197,7 +197,7 @@ class Plain:
 
         target = struct.pack(">II", address, hop) + struct.pack("=I", socket.if_nametoindex(device))
         target += struct.pack(">HBB", port, method, 0) + bytes.fromhex(dmac + smac)
-        entry = target + struct.pack("=IIII16x", 1, 0, _LONG, 0)
+        entry = target + struct.pack("=IIIII12x", 1, 0, _LONG, 0, self._lines - 1)
         syscall.map_update(self._object.maps["template"], bytes(4), entry)
         learn = self._object.programs["learn"]
         self.replayer.run(CASES[case], learn, flows, flows, first=first, at_random=False)
