@@ -11,13 +11,13 @@ import platform
 import re
 import struct
 import subprocess
-from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
-from pylvs.datapath import _layout, programs, syscall
+from pylvs.datapath import syscall
+from support.harness import Harness
 
 RECORD = Path(__file__).with_name("instructions.json")
 ROOT = Path(__file__).parents[2]
@@ -48,25 +48,24 @@ def kernel() -> str:
     return ".".join(platform.release().split(".")[:2])
 
 
-@pytest.fixture(scope="module")
-def lengths() -> Iterator[dict[str, dict[str, int]]]:
-    """Of each program, loaded here: how long it is."""
-    maps, loaded = programs.load({}, {}, programs.table_constants(1, [0] * _layout.TABLE_SEEDS))
-    try:
-        found = {}
-        for name in PROGRAMS:
-            info = syscall.info(loaded[name], _INFO_SIZE)
-            (translated,) = struct.unpack_from("=I", info, _XLATED_PROG_LEN)
-            (verified,) = struct.unpack_from("=I", info, _VERIFIED_INSNS)
-            found[name] = {"translated": translated // _INSTRUCTION, "verified": verified}
-        if os.environ.get(VARIABLE):
-            record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-            record[clang()] = {"kernel": kernel()} | found
-            RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-        yield found
-    finally:
-        for fd in (*maps.values(), *loaded.values()):
+@pytest.fixture
+def lengths(lvs: Harness) -> dict[str, dict[str, int]]:
+    """Of each program of a director: how long it is."""
+    found = {}
+    for name in PROGRAMS:
+        fd = lvs.instance.program(name)
+        try:
+            info = syscall.info(fd, _INFO_SIZE)
+        finally:
             os.close(fd)
+        (translated,) = struct.unpack_from("=I", info, _XLATED_PROG_LEN)
+        (verified,) = struct.unpack_from("=I", info, _VERIFIED_INSNS)
+        found[name] = {"translated": translated // _INSTRUCTION, "verified": verified}
+    if os.environ.get(VARIABLE):
+        record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        record[clang()] = {"kernel": kernel()} | found
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return found
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
