@@ -208,7 +208,22 @@ def targets(result: Result) -> str:
     if swept:
         value = statistics.median(e["ns"] for e in swept) / 1e6 / ROUND_SECONDS
         row("sweep of 1 M connections: ms of a CPU per second", 50, value, ".1f")
-    return _table(["target", "at most", "is", ""], rows)
+    return _table(["target", "at most", "is", ""], rows) + least(result)
+
+
+def least(result: Result) -> str:
+    """What any table would cost at the least: a packet of one hot flow, and one line out of the memory."""
+    said = []
+    for flows in (1 << 16, 1 << 20):
+        parts = [figures(result, "dr", 1, "slots"), figures(result, "dr", flows, "one_line")]
+        parts += [figures(result, "dr", flows, "slots"), figures(result, "dr", flows, "hash")]
+        if all(parts):
+            hot, line, mine, other = map(statistics.median, parts)
+            said.append(
+                f"At {plural(flows)} a cold line alone takes {line:.0f} ns; with the {hot:.0f} ns of one hot flow that "
+                f"is {hot + line:.0f}, or {(hot + line) / other:.2f} of the same over a BPF hash. We need {mine:.0f}."
+            )
+    return "\n\n" + " ".join(said) if said else ""
 
 
 def steps(result: Result) -> str:
