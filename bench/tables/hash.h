@@ -38,6 +38,10 @@ static __always_inline int hash_release(const struct tuple *key, struct conn *c,
 
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
+	/* else callers leave them out, and the verifier misses them */
+	barrier_var(number);
+	barrier_var(life);
+	barrier_var(now);
 	return 0;
 }
 
@@ -92,15 +96,22 @@ static __always_inline struct conn *conn_again(struct conn *c, const struct tupl
 
 MAP(newborns, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct conn, 1, 0);
 
-static __always_inline int conn_claim(struct runtime *rt, const struct tuple *key, struct birth *birth, __u64 now,
-				      struct found *found)
+__noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
 {
-	struct dest_load *load = at(&dest_loads, birth->dest);
+	struct birth *birth = at(&births, 0);
+	struct runtime *rt = at(&runtime, 0);
+	struct dest_load *load;
 	struct conn *c = at(&newborns, 0);
+	struct tuple mine;
 	long error;
 
-	if (!load || !c)
+	if (!key || !found || !birth || !rt || !c)
 		return 0;
+	load = at(&dest_loads, birth->dest);
+	if (!load)
+		return 0;
+	mine = *key;
+	key = &mine;
 	c->life = (1u << LIFE_TURN_SHIFT) | SLOT_CONN;
 	conn_fill(c, key, birth, now);
 	found->life = c->life;

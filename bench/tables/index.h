@@ -124,17 +124,25 @@ static __always_inline __u32 record_take(__u64 now)
 	return 1 + number;
 }
 
-static __always_inline int conn_claim(struct runtime *rt, const struct tuple *key, struct birth *birth, __u64 now,
-				      struct found *found)
+__noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
 {
-	struct dest_load *load = at(&dest_loads, birth->dest);
-	int nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	struct birth *birth = at(&births, 0);
+	struct runtime *rt = at(&runtime, 0);
+	struct dest_load *load;
 	__u32 number, ref, life;
+	struct tuple mine;
 	struct conn *c;
 	long error;
+	int nat;
 
+	if (!key || !found || !birth || !rt)
+		return 0;
+	load = at(&dest_loads, birth->dest);
 	if (!load)
 		return 0;
+	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	mine = *key;
+	key = &mine;
 	number = record_take(now) - 1;
 	c = conn_at(number);
 	if (!c)

@@ -221,21 +221,31 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	return request(skb, p, cfg, &found, c, out, now);
 }
 
+/* What is known of the packet at hand. With two tables there is too little stack for it. */
+#if TWO_TABLES
+MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
+#define PACKET(name) struct packet *name = at(&packets, 0)
+#else
+#define PACKET(name) struct packet name##_here, *name = &name##_here
+#endif
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
-	struct packet p = {};
 	/* unless something else is decided: to whoever comes next, other TC programs, then the stack */
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
-	int reason;
+	int reason = UP_JUST_ENDED;
+	PACKET(p);
 
+	if (!p)
+		return TC_ACT_UNSPEC;
+	__builtin_memset(p, 0, sizeof(*p));
 	note(RECEIVED);
-	reason = UP_JUST_ENDED;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
-		reason = way(skb, &p, &out);
+		reason = way(skb, p, &out);
 	if (out.error)
-		out.verdict = icmp_answer(skb, &p, out.error - 1, out.mtu);
+		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
 	note(reason);
 	return out.verdict;
 }
