@@ -77,6 +77,37 @@ static __always_inline int conn_same(const struct conn *c, const struct found *f
 	return *(volatile const __u32 *)&c->life == found->life;
 }
 
+/* ---- replies that are not translated -------------------------------------------------------------------------- */
+
+/* Packets from where replies of connections without LVS-NAT come: a bit for what a VIP and its port hash to. All other
+ * packets need not be looked for as such. A bit once set stays: connections outlive their services. */
+enum { REPLY_BITS = 1 << 16 };
+MAP(reply_sources, BPF_MAP_TYPE_ARRAY, __u32, __u64, REPLY_BITS / 64, 0);
+
+static __always_inline __u32 reply_bit(const union address *address, __u16 port, __u8 protocol)
+{
+	__u32 mix = address->word[0] ^ address->word[1] ^ address->word[2] ^ address->word[3] ^ (port << 8 | protocol);
+
+	return mix * 0x9e3779b1u >> 16;
+}
+
+static __always_inline void expect_plain_replies(const struct tuple *key)
+{
+	__u32 bit = reply_bit(&key->dst, key->dport, key->protocol);
+	__u64 *word = at(&reply_sources, bit / 64);
+
+	if (word && !(*word >> bit % 64 & 1))
+		__sync_fetch_and_or(word, 1ull << bit % 64);
+}
+
+static __always_inline int may_be_plain_reply(const struct tuple *key)
+{
+	__u32 bit = reply_bit(&key->src, key->sport, key->protocol);
+	__u64 *word = at(&reply_sources, bit / 64);
+
+	return word && *word >> bit % 64 & 1;
+}
+
 /* ---- the end of a connection -------------------------------------------------------------------------------- */
 
 static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
@@ -479,6 +510,13 @@ static __always_inline void birth_reply(struct birth *birth, const struct tuple 
 	birth->reply.family = key->family;
 }
 
+static __always_inline void claim_undo(struct dest_load *load, struct runtime *rt, __u64 now)
+{
+	__sync_fetch_and_add(&rt->conns, -1);
+	if (__sync_fetch_and_add(&load->total, -1) == 1)
+		load->idle = now;
+}
+
 /* A new connection for the packet's tuple, as it stands in `births`; 0 if there is no room for it. If another CPU made
  * the same connection meanwhile, that one is the answer. */
 __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
@@ -497,11 +535,15 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (!load)
 		return 0;
 	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
+	 * is touched, since what is done with a lock waits until that has come from memory */
+	__sync_fetch_and_add(&load->total, 1);
+	__sync_fetch_and_add(&rt->conns, 1);
 	birth->hash = table_hash(key);
 	number = conn_slot(birth->hash, now) - 1;
 	c = conn_at(number);
 	if (!c)
-		return 0;
+		goto no_room;
 	conn_fill(c, key, birth, now);
 	if (nat) {
 		birth_reply(birth, key);
@@ -509,22 +551,20 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		back = conn_slot(birth->reply_hash, now);
 		if (back)
 			back_fill(back - 1, &birth->reply, number);
+	} else {
+		expect_plain_replies(key);
 	}
 	if ((nat && !back) || !more_fill(c, number, birth, now)) {
 		if (back)
 			table_give_back(back - 1, 1, now);
 		table_give_back(number, 1, now);
-		return 0;
+		goto no_room;
 	}
-	/* counted before it can be found, so that the one who releases it never counts below nothing */
-	__sync_fetch_and_add(&load->total, 1);
-	__sync_fetch_and_add(&rt->conns, 1);
 	slot = conn_settle(number, key, birth->hash, SLOT_CONN, now);
 	if ((__u32)slot != 1 + number) {
-		__sync_fetch_and_add(&rt->conns, -1);
-		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
 		if (back)
 			table_give_back(back - 1, 1, now);
+		claim_undo(load, rt, now);
 		return slot && conn_find(key, now, found) && !found->from_server;
 	}
 	found->number = number;
@@ -535,4 +575,8 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		return 0;
 	}
 	return 1;
+
+no_room:
+	claim_undo(load, rt, now);
+	return 0;
 }

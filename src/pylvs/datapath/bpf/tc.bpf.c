@@ -206,7 +206,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
-	if (!c && !p->truncated)
+	if (!c && !p->truncated && may_be_plain_reply(&p->tuple))
 		found.from_server = find_plain_reply(p, &found, now);
 	if (!found.from_server) {
 		reason = connect(skb, p, cfg, c, &found, out, now);
