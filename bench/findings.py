@@ -202,7 +202,7 @@ def targets(result: Result) -> str:
         # a slot in a table so large that the pages' ends do not count
         entry = max(mine, key=lambda entry: entry["slots"])
         slot = sum(entry["maps"].values()) / entry["slots"]
-        row("bytes per IPv4 DR connection: its slot, tag and part of a group's head", 65.125, slot)
+        row("bytes per IPv4 DR connection: its slot, tag and part of a group's head", 65.25, slot)
         row("bytes per IPv4 NAT connection", 192, 2 * slot)
     swept = [e for e in result["sweeps"] if e["table"] == "slots" and e["live"] == 1 << 20]
     if swept:

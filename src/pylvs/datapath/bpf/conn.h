@@ -82,7 +82,7 @@ static __always_inline int conn_same(const struct conn *c, const struct found *f
 /* Packets from where replies of connections without LVS-NAT come: a bit for what a VIP and its port hash to. All other
  * packets need not be looked for as such. A bit once set stays: connections outlive their services. */
 enum { REPLY_BITS = 1 << 16 };
-MAP(reply_sources, BPF_MAP_TYPE_ARRAY, __u32, __u64, REPLY_BITS / 64, 0);
+MAP(reply_sources, BPF_MAP_TYPE_ARRAY, __u32, __u64, REPLY_BITS / 64, BPF_F_MMAPABLE);
 
 static __always_inline __u32 reply_bit(const union address *address, __u16 port, __u8 protocol)
 {
