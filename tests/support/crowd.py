@@ -9,11 +9,13 @@ Every thread has a plan of its own (crowd.bpf.c). ctypes lets other threads run 
 really pass on all CPUs at once.
 """
 
+import functools
 import mmap
 import os
 import struct
 import tempfile
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,25 +55,26 @@ class Flow(NamedTuple):
         return _FLOW.pack(*(one.ljust(FRAME, b"\0") for one in both), self.mark)
 
 
-def build(source: Path, place: str) -> None:
-    """Compile a program of the tests into a directory."""
-    from importlib.util import module_from_spec, spec_from_file_location
+_built = tempfile.TemporaryDirectory(prefix="pylvs-tests-")  # gone with this process
 
+
+@functools.cache
+def built(name: str) -> str:
+    """The directory with a compiled program of the tests, from the source beside this file."""
     at = Path(__file__).parent.parent.parent / "hatch_build.py"
     spec = spec_from_file_location("hatch_build", at)
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.compile_object(source, Path(place) / f"{source.name.removesuffix('.bpf.c')}.bpf.o")
+    module.compile_object(Path(__file__).with_name(f"{name}.bpf.c"), Path(_built.name) / f"{name}.bpf.o")
+    return _built.name
 
 
 class Crowd:
     """See the file's head. Use as a context manager."""
 
     def __init__(self, lvs: Harness, flows: Sequence[Flow]):
-        with tempfile.TemporaryDirectory() as place:
-            build(Path(__file__).with_name("crowd.bpf.c"), place)
-            self._object = Object("crowd", {"flows": len(flows)}, {}, {}, place)
+        self._object = Object("crowd", {"flows": len(flows)}, {}, {}, built("crowd"))
         self._program = self._object.programs["replay"]
         maps = self._object.maps
         self._flows, self._plans, self._journal = (
