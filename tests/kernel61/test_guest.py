@@ -25,7 +25,7 @@ TESTS = (
     *(f"golden/test_{name}" for name in ("sched", "states", "conn")),
 )
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not."""
-SECONDS = 300
+SECONDS = 600
 
 LOAD = """
 from pylvs.datapath import instance
