@@ -160,9 +160,9 @@ def test_no_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_root
 def test_a_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that no kernel makes: the refusal names the kernel, what it said, and what would be right."""
+    """A map without room, which none makes: the refusal names the kernel, what it said, and what would be right."""
     with pytest.raises(DatapathError, match=r"refused the eBPF programs: .*; pylvs needs Linux 6\.1 or newer"):
-        loader.Object("tc", {"conns": 0x7FFFFFFF}, {}, {})
+        loader.Object("tc", {"service_index": 0}, {}, {})
 
 
 @needs_root
