@@ -89,6 +89,24 @@ static __always_inline int starts_anew(const struct config *cfg, const struct pa
 	return state == TCP_S_TIME_WAIT || state == TCP_S_CLOSE;
 }
 
+/* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
+ * it. So that is done again in its new place: a state to which an event has led is one that it leads to itself. */
+__noinline int follow(const struct packet *p, enum direction direction, __u64 now)
+{
+	const struct config *cfg = at(&config, 0);
+	struct found found = {};
+	struct conn *c;
+
+	if (!p || !cfg)
+		return 0;
+	c = conn_find(&p->tuple, now, &found);
+	if (!c)
+		return 0;
+	state_move(cfg, c, &found, p, direction & 1);
+	conn_touch(c, now);
+	return 1;
+}
+
 static __always_inline int request(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
 				   struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
@@ -103,6 +121,8 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	state_move(cfg, c, found, p, INPUT);
 	conn_touch(c, now);
 	c->packets++;
+	if (TWO_TABLES && !conn_same(c, found))
+		follow(p, INPUT, now);
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	return forward_request(skb, p, &way, out, now);
@@ -126,6 +146,8 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	count(cfg, d, dest, A_REPLY, p->length);
 	state_move(cfg, c, found, p, OUTPUT);
 	conn_touch(c, now);
+	if (TWO_TABLES && !conn_same(c, found))
+		follow(p, OUTPUT, now);
 	return reason;
 }
 
