@@ -85,7 +85,8 @@ class Stage:
             web, dns = Talk(self.lvs, family).serve(2), Talk(self.lvs, family, UDP, port=53, rport=53).serve(1)
             talks += [talk.from_port(sport).opens() for sport in range(2000, 2004) for talk in (web, dns)]
             for sport in range(3000, 3010):
-                self.lvs.from_client(web.from_port(sport).question("S"), mark=sport)
+                for flags in "SA":  # none that would give way in a full table
+                    self.lvs.from_client(web.from_port(sport).question(flags), mark=sport)
         if self.full:
             many = Talk(self.lvs, IPV4, UDP, port=54, rport=54).serve(2, "-g")
             self.lvs.pour(frame(many.from_port(sport).question()) for sport in range(10_000, 14_200))

@@ -296,9 +296,6 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	struct conn *c;
 
 	c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
-	/* each of its two slots is moved once: the third look is at what stays */
-	if (TWO_TABLES && !c && found->moving)
-		c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
 	if (TWO_TABLES && !c && found->moving)
 		c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
 	return c;
