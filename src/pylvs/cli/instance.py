@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
         raise DatapathError("no director is loaded in this network namespace: pylvs load, or ipvsadm -A")
     interface = interfaces.find(arguments.interface)
     with running.locked():
+        resize.finish(running)  # or an interface would get programs that are about to go
         if arguments.command == "attach":
             running.attach(interface)
             print(f"attached to {interface.name} ({running.attached()[interface.ifindex]})")

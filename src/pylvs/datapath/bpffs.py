@@ -168,9 +168,13 @@ def shared(directory: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(directory: str) -> Iterator[None]:
-    """Hold a directory against all others."""
-    with _held(directory, LOCK_EX):
+def alone(directory: str, wait: bool = True) -> Iterator[None]:
+    """Hold a directory against all others.
+
+    Raises:
+        BlockingIOError: somebody else holds it and we are not to wait.
+    """
+    with _held(directory, LOCK_EX if wait else LOCK_EX | LOCK_NB):
         yield
 
 

@@ -180,7 +180,12 @@ def _pieces(instance: Instance, which: Selection | None) -> Iterator[_Piece]:
     Each is of one piece: its slot's life word is the same after it was read as before. Connections that come or go
     meanwhile may be there or not. While somebody looks, the table keeps its size.
     """
-    resize.finish_if_left(instance)
+    for _ in range(2):  # between the two lines below another resizing may begin, and be killed
+        resize.finish_if_left(instance)
+        with instance.settled():
+            if instance.config.get(0, "resizing") == _layout.RESIZING_NOT:
+                yield from _settled_pieces(instance, which)
+                return
     with instance.settled():
         yield from _settled_pieces(instance, which)
 

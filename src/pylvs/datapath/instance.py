@@ -284,7 +284,11 @@ class Instance:
         """Let these programs (name -> file descriptor) do the work from now on."""
         links = f"{self.path}/links"
         for ifindex in interfaces.attached(links):
-            interfaces.attach(links, loaded["ingress"], ifindex)
+            try:
+                interfaces.attach(links, loaded["ingress"], ifindex)
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENOLINK):  # it went away while we looked
+                    raise
         for name, fd in loaded.items():
             fresh = f"{self.path}/programs/{name}_new"
             if os.path.exists(fresh):

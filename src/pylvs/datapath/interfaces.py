@@ -2,7 +2,8 @@
 
 A tcx link lives in its pin, `links/<ifindex>`. Empty directories are notes beside it: `<ifindex>c` says that a clsact
 filter lives with the interface, so that it can be found and replaced; `<ifindex>x` that somebody took the packet path
-off it, and that it shall stay off.
+off it, and that it shall stay off. A note outlives its interface, and another interface may get its number: a note of
+a filter is only believed when the filter is there.
 """
 
 import errno
@@ -72,18 +73,18 @@ def detach(directory: str, ifindex: int) -> bool:
     if os.path.exists(path):
         link = syscall.get(path)
         try:
-            if syscall.link_ifindex(link):
+            there = syscall.link_ifindex(link) != 0
+            if there:
                 syscall.link_detach(link)  # the kernel lets go of a removed pin only after a while
         finally:
             os.close(link)
         os.unlink(path)
-        return True
+        return there
     if os.path.isdir(f"{path}c"):
         from pylvs.datapath import object as loader
 
-        loader.clsact_detach(ifindex)
         _unnote(f"{path}c")
-        return True
+        return loader.clsact_detach(ifindex)
     return False
 
 
@@ -94,7 +95,8 @@ def attached(directory: str) -> dict[int, str]:
         if name.endswith("x"):
             continue
         if name.endswith("c"):
-            found[int(name[:-1])] = "clsact"
+            if _clsact_attached(int(name[:-1])):
+                found[int(name[:-1])] = "clsact"
             continue
         link = syscall.get(f"{directory}/{name}")
         try:
@@ -118,9 +120,25 @@ def alive(directory: str) -> bool | None:
 
 
 def newcomers(directory: str) -> list[netlink.Interface]:
-    """Interfaces that nobody has attached the packet path to, nor taken it off."""
-    known = {int(name.rstrip("cx")) for name in os.listdir(directory)}
-    return [interface for interface in wanted() if interface.ifindex not in known]
+    """Interfaces that nobody has attached the packet path to, nor taken it off. The caller holds the lock.
+
+    What is left here of interfaces that are gone is removed.
+    """
+    there = netlink.interfaces()
+    numbers, known = {interface.ifindex for interface in there}, set(attached(directory))
+    for name in os.listdir(directory):
+        number = int(name.rstrip("cx"))
+        if number not in numbers:
+            _forget(f"{directory}/{name}")
+        elif name.endswith("x"):
+            known.add(number)
+    return [interface for interface in there if interface.ethernet and interface.ifindex not in known]
+
+
+def _clsact_attached(ifindex: int) -> bool:
+    from pylvs.datapath import object as loader
+
+    return loader.clsact_attached(ifindex)
 
 
 def _note(path: str) -> None:
@@ -135,3 +153,11 @@ def _unnote(path: str) -> None:
         os.rmdir(path)
     except FileNotFoundError:
         pass
+
+
+def _forget(path: str) -> None:
+    """Remove a note, or the pin of a link."""
+    if os.path.isdir(path):
+        _unnote(path)
+    else:
+        os.unlink(path)

@@ -42,6 +42,7 @@ class _Library:
             ("bpf_tc_hook_create", number, [pointer]),
             ("bpf_tc_attach", number, [pointer, pointer]),
             ("bpf_tc_detach", number, [pointer, pointer]),
+            ("bpf_tc_query", number, [pointer, pointer]),
         ):
             function = getattr(self.lib, name)
             function.restype, function.argtypes = result, arguments
@@ -208,3 +209,14 @@ def clsact_detach(ifindex: int) -> bool:
     hook = _Hook(ctypes.sizeof(_Hook), ifindex, _INGRESS, 0)
     options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, _PRIORITY)
     return lib.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options)) == 0
+
+
+def clsact_attached(ifindex: int) -> bool:
+    """Is there a filter in our place on the interface? False, too, if there is no such interface."""
+    library = _library()
+    said = len(library.log)
+    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _INGRESS, 0)
+    options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, _PRIORITY)
+    found: int = library.lib.bpf_tc_query(ctypes.byref(hook), ctypes.byref(options))
+    del library.log[said:]  # libbpf complains of whatever is not there
+    return found == 0

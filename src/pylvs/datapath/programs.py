@@ -36,7 +36,7 @@ def load(
 
     Args:
         sizes: map -> entries, for maps that are to be made.
-        existing: map -> file descriptor, for maps that are there.
+        existing: map -> file descriptor, for maps that are there; for RESIZING all of them.
         constants: of this director (`table_constants`).
         kind: "" for the usual programs, RESIZING for those that work on two connection tables.
 
@@ -52,9 +52,18 @@ def load(
         "tcp_half_open": tcp.half_open_bytes(),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
-    traffic = Object(f"tc{kind}", sizes, existing, constants)
-    # the second object works on the maps that the first one has made
-    heartbeat = Object(f"sweep{kind}", sizes, {**traffic.maps, **existing}, constants)
+    if kind == RESIZING:
+        # these two keep the verifier busy for longer than all else takes; with all maps there, they need not wait
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(Object, f"sweep{kind}", sizes, existing, constants)
+            traffic = Object(f"tc{kind}", sizes, existing, constants)
+            heartbeat = other.result()
+    else:
+        traffic = Object("tc", sizes, existing, constants)
+        # the second object works on the maps that the first one has made
+        heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, constants)
     maps = {**heartbeat.maps, **traffic.maps}
     for name, fd in heartbeat.maps.items():
         if maps[name] != fd:

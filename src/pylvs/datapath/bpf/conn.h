@@ -21,7 +21,7 @@ struct found {
 	__u32 number;
 	__u32 life;
 	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
-	__u32 moving;		/* it is not there because it is on its way to another table */
+	__u32 moving;		/* it may only seem not to be there: while it was looked for, it may have been moved */
 };
 
 /* ---- what a connection says ---------------------------------------------------------------------------------- */
@@ -293,18 +293,18 @@ static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u
 	if (c && back) {
 		number = (__u32)((struct back *)c)->conns - 1;
 		c = conn_at(number);
+		found->moving = TWO_TABLES;	/* this slot, or what it leads to */
 		if (c) {
 			life = *(volatile __u32 *)&c->life;
-			if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING) {
+			if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING)
 				wait_for((__u64)life << 32 | (1 + number));
-				found->moving = 1;
-			}
 			if (c->cport != key->dport || c->dport != key->sport)
 				return NULL;
 		}
 	}
 	if (!c || (life & LIFE_KIND) != SLOT_CONN)
 		return NULL;
+	found->moving = 0;
 	if (past(c->expires, now)) {
 		conn_release(number, life, now);
 		return NULL;

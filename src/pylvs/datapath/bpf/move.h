@@ -107,14 +107,16 @@ __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 	copy->timeout = c->timeout;
 	copy->expires = c->expires;
 	copy->packets = c->packets;
-	after = copy->life;
+	after = copy->life & ~LIFE_KIND;
+	copy->life = after | SLOT_MOVING;
 	table_publish(taken - 1, hash_tag(hash));
-	copy->life = (after & ~LIFE_KIND) | SLOT_CONN;
+	/* before it can end in its new place: who ends it takes it off the real server's side by its new number */
 	d = at(&dests, c->dest);
 	if (d && conn_method(c) == METHOD_MASQ) {
 		conn_back_key(c, d, &key);
 		move_reference(&key, number, taken - 1);
 	}
+	copy->life = after | SLOT_CONN;
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	return 1;
@@ -138,9 +140,10 @@ __noinline int move_back(__u32 number, __u32 life, __u64 now)
 	}
 	/* who comes to join or leave, and had found it here, finds nothing to change, and looks again */
 	copy->conns = __sync_lock_test_and_set(&b->conns, 0);
-	after = copy->life;
+	after = copy->life & ~LIFE_KIND;
+	copy->life = after | SLOT_MOVING;
 	table_publish(taken - 1, hash_tag(hash));
-	copy->life = (after & ~LIFE_KIND) | SLOT_BACK;
+	copy->life = after | SLOT_BACK;
 	table_give_back(number, 1, now);
 	return 1;
 }
@@ -155,7 +158,9 @@ static long move_step(__u64 i, struct move_walk *w)
 		return 1;
 	life = c->life;
 	kind = life & LIFE_KIND;
-	if (kind == SLOT_CONN)
+	if (kind == SLOT_CONN && past(c->expires, w->now))
+		conn_release(number, life, w->now);
+	else if (kind == SLOT_CONN)
 		moved = move_conn(number, life, w->now);
 	else if (kind == SLOT_BACK)
 		moved = move_back(number, life, w->now);

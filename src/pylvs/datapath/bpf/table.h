@@ -15,7 +15,9 @@
 
 #define CROWDED 56		/* of 64 slots: from here on a group's newcomers look at the other one, too */
 #define REST_TICKS 16		/* a packet that found a connection just before its end is done with it by then */
-#define WAIT_MAX (1u << 14)	/* looks at what another CPU is about to finish */
+/* Looks at what another CPU is about to finish. A virtual CPU may be taken away while it moves a connection, and a packet
+ * that gave up waiting would be taken for one without a connection. */
+#define WAIT_MAX (TWO_TABLES ? 1u << 21 : 1u << 14)
 
 #define KINDS(kind) (1u << (kind))
 #define EXCEPT(number) ((__u64)(1 + (number)) << 32)

@@ -83,6 +83,40 @@ static __always_inline int starts_anew(const struct config *cfg, const struct pa
 	return state == TCP_S_TIME_WAIT || state == TCP_S_CLOSE;
 }
 
+/* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
+ * it. So that is done again in its new place: a state to which an event has led is one that it leads to itself. */
+__noinline int follow(const struct packet *p, const struct found *was, __u64 now)
+{
+	const struct config *cfg = at(&config, 0);
+	struct found found = {};
+	struct conn *c;
+	__u64 slot;
+
+	if (!p || !cfg || !was)
+		return 0;
+	c = conn_at(was->number);
+	if (!c || conn_same(c, was))
+		return 0;
+	slot = table_find(&p->tuple, table_hash(&p->tuple), KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+	found.number = (__u32)slot - 1;
+	c = conn_at(found.number);
+	if (!slot || !c)
+		return 0;
+	found.from_server = (slot >> 32 & LIFE_KIND) == SLOT_BACK;
+	if (found.from_server) {
+		found.number = (__u32)((struct back *)c)->conns - 1;
+		c = conn_at(found.number);
+		if (!c)
+			return 0;
+	}
+	found.life = *(volatile __u32 *)&c->life;
+	if ((found.life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	state_move(cfg, c, &found, p, found.from_server ? OUTPUT : INPUT);
+	conn_touch(c, now);
+	return 1;
+}
+
 static __always_inline int request(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
 				   struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
@@ -202,6 +236,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	sweep_if_late(cfg, rt, now);
 
 	c = conn_find_fast(&p->tuple, now, &found);
+	if (TWO_TABLES && !c && found.moving)	/* each of its two slots is moved once: the third look finds it */
+		return UP_JUST_ENDED;
 	if (c && p->truncated) {
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
@@ -217,8 +253,12 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	if (!c)
 		return UP_JUST_ENDED;
 	if (found.from_server)
-		return reply(skb, p, cfg, &found, c, out, now);
-	return request(skb, p, cfg, &found, c, out, now);
+		reason = reply(skb, p, cfg, &found, c, out, now);
+	else
+		reason = request(skb, p, cfg, &found, c, out, now);
+	if (TWO_TABLES && reason <= FORWARDED_ROUTE)
+		follow(p, &found, now);
+	return reason;
 }
 
 /* What is known of the packet at hand. With two tables there is too little stack for it. */

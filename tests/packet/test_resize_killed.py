@@ -1,0 +1,276 @@
+"""A resizing that is killed, at any step of it: packets go on, and the next command brings it to an end.
+
+The process dies just before its n-th step, for every n: a store to the configuration, a pin, a link that gets another
+program, a slice of the table that is moved. Programs are loaded once for all of that: what is not pinned or attached
+is gone with the process, and loading changes nothing.
+"""
+
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from typing import Any
+
+import pytest
+
+from pylvs.cli import conns
+from pylvs.cli import instance as command
+from pylvs.datapath import _layout, programs, resize, syscall
+from pylvs.datapath import instance as datapath
+from pylvs.datapath.connections import Reader, entries
+from pylvs.datapath.maps import SharedArray
+from pylvs.model import Timeouts
+from support.connbooks import Ledger, audit
+from support.harness import CLIENT, SERVER, Harness, _Maps, frame
+from support.packets import UDP
+from support.talk import FAMILIES, IPV4, Talk
+
+STEPS = ((SharedArray, "put"), (syscall, "pin"), (syscall, "link_update"), (syscall, "run"), (os, "rename"),
+         (os, "unlink"))  # fmt: skip
+REPAIRS: dict[str, Callable[[Harness], object]] = {
+    "change": lambda lvs: lvs.director.set_timeouts(Timeouts(0, 0, 0)),
+    "load": lambda _: _quietly(lambda: command.main(["load"])),
+    "attach": lambda _: _quietly(lambda: command.main(["attach", CLIENT])),
+    "conns": lambda _: _quietly(lambda: conns.main(["--count"])),
+    "listing": lambda lvs: lvs.ipvsadm("-Lnc"),
+    "resize": lambda _: _quietly(lambda: command.main(["load", "--conn-tab-bits", "12"])),
+}
+Kept = dict[tuple, tuple]
+Loaded = tuple[dict[str, int], dict[str, int]]
+
+
+def _quietly(work: Callable[[], int]) -> None:
+    with redirect_stdout(io.StringIO()):
+        assert work() == 0
+
+
+class Stage:
+    """A director with connections, put back as it was before each resizing.
+
+    Attributes:
+        bits: the size of its table.
+        full: it has more in it than fits into a smaller one.
+    """
+
+    def __init__(self, lvs: Harness, bits: int, full: bool):
+        self.lvs, self.bits, self.full = lvs, bits, full
+        lvs.reload(bits)
+        self._loaded: dict[tuple, Loaded] = {}
+        self._load = programs.load
+        self._empty = _Maps(f"{lvs.instance.path}/maps")
+        self.talks = self._crowd()
+        self.kept, self.ledger = self.connections(), audit(lvs.instance)
+        self._maps = _Maps(f"{lvs.instance.path}/maps")
+        self._clock = lvs.instance.config.get(0, "clock_offset")
+        self._tables = {name: syscall.get(lvs.instance.table_pin(name)) for name in datapath.TABLE}
+        self._new: dict[str, int] = {}
+        programs.load = self._load_once  # type: ignore[assignment]
+        with lvs.instance.locked():
+            lvs.instance.replace_programs()
+
+    def close(self) -> None:
+        programs.load = self._load
+        for maps, loaded in self._loaded.values():
+            for fd in (*maps.values(), *loaded.values()):
+                os.close(fd)
+        for fd in (*self._tables.values(), *self._new.values()):
+            os.close(fd)
+        self._maps.close()
+        self._empty.close()
+
+    def _crowd(self) -> list[Talk]:
+        talks = []
+        for family in FAMILIES:
+            web, dns = Talk(self.lvs, family).serve(2), Talk(self.lvs, family, UDP, port=53, rport=53).serve(1)
+            talks += [talk.from_port(sport).opens() for sport in range(2000, 2004) for talk in (web, dns)]
+            for sport in range(3000, 3010):
+                for flags in "SA":  # none that would give way in a full table
+                    self.lvs.from_client(web.from_port(sport).question(flags), mark=sport)
+        if self.full:
+            many = Talk(self.lvs, IPV4, UDP, port=54, rport=54).serve(2, "-g")
+            self.lvs.pour(frame(many.from_port(sport).question()) for sport in range(10_000, 14_200))
+        return talks
+
+    def _load_once(
+        self, sizes: dict[str, int], existing: dict[str, int], constants: dict[str, bytes], kind: str = ""
+    ) -> Loaded:
+        """What the kernel would load, from what it has loaded already; over the same maps, so it is the same."""
+        what = (kind, constants["table_parity"], constants["table_groups"])
+        if what not in self._loaded:
+            if sizes and "slots" not in existing and self._new:
+                existing, sizes = {**existing, **self._new}, {}
+            self._loaded[what] = self._load(sizes, existing, constants, kind)
+            if sizes and not self._new:
+                self._new = {name: os.dup(self._loaded[what][0][name]) for name in datapath.TABLE}
+        maps, loaded = self._loaded[what]
+        return {name: os.dup(fd) for name, fd in maps.items()}, {name: os.dup(fd) for name, fd in loaded.items()}
+
+    def put_back(self) -> None:
+        """As it was before the resizing."""
+        lvs = self.lvs
+        path = lvs.instance.path
+        # or the timer would end what is put back, by a clock that is not put back yet
+        lvs.set(clock_offset=self._clock)
+        lvs.sweep()
+        for name in os.listdir(f"{path}/maps"):
+            if name.rpartition("_")[0] in datapath.TABLE:
+                os.unlink(f"{path}/maps/{name}")
+        for name in os.listdir(f"{path}/programs"):
+            if name.startswith("move"):
+                os.unlink(f"{path}/programs/{name}")
+        for name, fd in self._tables.items():
+            syscall.pin(fd, f"{path}/maps/{name}_0")
+        self._maps.put_back()
+        for name, fd in self._new.items():
+            array = SharedArray(fd, datapath.TABLE[name])
+            array.memory[:] = bytes(len(array.memory))
+            array.close()
+        lvs.reopen()
+        with lvs.instance.locked():
+            lvs.instance.replace_programs()
+        lvs.reopen()
+
+    def connections(self) -> Kept:
+        """All that a connection has, but for its number."""
+        reader, slots = Reader(self.lvs.instance), self.lvs.instance.slots
+        return {
+            (c.caddr, c.cport, c.vaddr, c.vport): (
+                c.state, e.flags, e.timeout, slots.get(e.number, "expires"), c.packets, c.daddr, c.dport, c.fwmark
+            )
+            for e, c in ((e, reader.read(e)) for e in entries(self.lvs.instance))
+        }  # fmt: skip
+
+    def traffic(self, sport: int) -> bool:
+        """Packets over the cables, through whatever is attached: of old connections, and of a new one.
+
+        Returns:
+            Whether there was room for the new one, which there must be but in a table that is too small.
+        """
+        old, new = self.talks[sport % len(self.talks)], Talk(self.lvs, FAMILIES[sport % 2], sport=sport)
+        ask, answer = frame(old.question("A"), CLIENT), frame(old.answer("A"), SERVER)
+        assert self.lvs.wire([ask]) == {"forwarded_nat_request": 1}
+        assert self.lvs.wire([answer], SERVER) == {"forwarded_nat_reply": 1}
+        opened = self.lvs.wire([frame(new.question("S"))])
+        if self.full and opened == {"dropped_table_full": 1}:
+            return False
+        assert opened == {"forwarded_nat_request": 1}
+        servers = [new.family.servers[number] for number in (0, 1)]
+        chosen = self.lvs.wire([frame(Talk(self.lvs, new.family, sport=sport, server=s).answer("SA"), SERVER)
+                                for s in servers], SERVER)  # fmt: skip
+        assert chosen == {"forwarded_nat_reply": 1, "up_no_service": 1}, "one of the two is its real server"
+        assert self.lvs.wire([frame(new.question("A"))]) == {"forwarded_nat_request": 1}
+        return True
+
+
+def _die_at(lvs: Harness, number: int, bits: int) -> int:
+    """Resize in a process that dies just before its n-th step; how it ended."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            left = [number]
+
+            def dies(original: Callable) -> Callable:
+                def step(*arguments: Any, **more: Any) -> object:
+                    left[0] -= 1
+                    if left[0] == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return original(*arguments, **more)
+
+                return step
+
+            for place, name in STEPS:
+                setattr(place, name, dies(getattr(place, name)))
+            resize._SLICE, resize._FULLEST = 16, 9
+            found = datapath.find()
+            assert found is not None
+            with found.locked():
+                try:
+                    resize.resize(found, bits)
+                except resize.TableFull:
+                    code = 7
+                else:
+                    code = 0
+        finally:
+            if code == 99:
+                import traceback
+
+                traceback.print_exc()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(scope="module")
+def own_network() -> Iterator[Harness]:
+    with Harness() as harness:
+        harness.leave()
+        yield harness
+
+
+@pytest.fixture
+def lvs(own_network: Harness) -> Iterator[Harness]:
+    own_network.enter()
+    try:
+        yield own_network
+    finally:
+        own_network.enter()
+        own_network.reload()
+        own_network.leave()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "full"), [(12, 13, False), (13, 12, False), (13, 12, True)], ids=["up", "down", "does-not-fit"]
+)
+def test_killed_at_every_step(lvs: Harness, before: int, after: int, full: bool) -> None:
+    stage = Stage(lvs, before, full)
+    died, seen = 0, set()
+    try:
+        while True:
+            stage.put_back()
+            assert stage.connections() == stage.kept
+            ended = _die_at(lvs, died + 1, after)
+            if ended != -signal.SIGKILL:
+                break
+            died += 1
+            seen.add(lvs.instance.config.get(0, "resizing"))
+            more = stage.traffic(20_000 + died)
+            how, repair = list(REPAIRS.items())[died % len(REPAIRS)]
+            if how == "resize" and full:
+                how, repair = "change", REPAIRS["change"]
+            repair(lvs)
+            lvs.reopen()
+            now = stage.connections()
+            what = f"killed at step {died}, repaired by {how}"
+            new = (FAMILIES[(20_000 + died) % 2].client, 20_000 + died)
+            assert {key for key in now if key[:2] == new} == now.keys() - stage.kept.keys(), what
+            assert len(now) == len(stage.kept) + more, what
+            touched = (stage.talks[(20_000 + died) % len(stage.talks)].family.client, )
+            for key, was in stage.kept.items():
+                same = now[key] == was or (key[0] in touched and now[key][:3] == was[:3] and now[key][5:] == was[5:])
+                assert same, what
+            ledger = audit(lvs.instance)
+            assert ledger == stage.ledger._replace(conns=len(now), backs=stage.ledger.backs + more), what
+            _nothing_is_left(lvs, what)
+            assert stage.traffic(40_000 + died), what
+            if died % 8 == 0:
+                lvs.advance(1000)
+                assert audit(lvs.instance) == Ledger(0, 0, 0), what
+        assert ended == (7 if full else 0)
+        assert seen == set(range(3)), "it was killed in every state"
+        assert died > 30
+        lvs.reopen()
+        assert stage.connections() == stage.kept
+        assert lvs.instance.config.get(0, "conn_slots") == 1 << (before if full else after)
+        _nothing_is_left(lvs, "not killed")
+    finally:
+        stage.close()
+
+
+def _nothing_is_left(lvs: Harness, what: str) -> None:
+    config = lvs.instance.config
+    assert config.get(0, "resizing") == _layout.RESIZING_NOT, what
+    assert config.get(0, "conn_slots") == lvs.instance.slots.entries, what
+    tables = {name for name in os.listdir(f"{lvs.instance.path}/maps") if name.rpartition("_")[0] in datapath.TABLE}
+    assert tables == {f"{name}_{config.get(0, 'table')}" for name in datapath.TABLE}, what
+    assert set(os.listdir(f"{lvs.instance.path}/programs")) == {"ingress", "start", "catch_up", "flush"}, what
