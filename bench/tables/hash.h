@@ -106,10 +106,10 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	long error;
 
 	if (!key || !found || !birth || !rt || !c)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	load = at(&dest_loads, birth->dest);
 	if (!load)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	mine = *key;
 	key = &mine;
 	c->life = (1u << LIFE_TURN_SHIFT) | SLOT_CONN;
@@ -130,9 +130,9 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (error) {
 		__sync_fetch_and_add(&rt->conns, -1);
 		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
-		return 0;
+		return DROPPED_TABLE_FULL;
 	}
-	return 1;
+	return RECEIVED;
 }
 
 static long sweep_entry(void *map, const void *key, void *value, struct sweep_walk *w)

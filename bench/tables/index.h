@@ -136,17 +136,17 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	int nat;
 
 	if (!key || !found || !birth || !rt)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	load = at(&dest_loads, birth->dest);
 	if (!load)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	mine = *key;
 	key = &mine;
 	number = record_take(now) - 1;
 	c = conn_at(number);
 	if (!c)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	conn_fill(c, key, birth, now);
 	life = (c->life & ~LIFE_KIND) | SLOT_CONN;
 	c->life = life;
@@ -165,12 +165,12 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		__sync_fetch_and_add(&rt->conns, -1);
 		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
 		record_give_back(c, number, now);
-		return error == -EEXIST && conn_find(key, now, found) && !found->from_server;
+		return error == -EEXIST && conn_find(key, now, found) ? RECEIVED : DROPPED_CONTENDED;
 	}
 	found->number = number;
 	found->life = life;
 	found->from_server = 0;
-	return 1;
+	return RECEIVED;
 }
 
 static __always_inline void sweep_group(__u32 number, __u64 now)

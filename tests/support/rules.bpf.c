@@ -51,15 +51,25 @@ static __always_inline __u64 moved(const struct config *cfg, struct ask *a)
 	return 1;
 }
 
+static __always_inline __u64 claimed(struct ask *a)
+{
+	struct birth *birth = at(&births, 0);
+
+	if (!birth)
+		return 0;
+	*birth = a->birth;
+	return conn_claim(&a->key, &a->found, a->now) == RECEIVED;
+}
+
 STEP(hash, table_hash(&a->key))
 STEP(take, table_take(a->hash, a->flag, a->now))
-STEP(take_in_group, group_take(a->number, hash_word(a->hash), a->flag, a->now))
-STEP(find, table_find(&a->key, a->hash, a->kind, a->number))
+STEP(take_in_group, group_take(a->number, hash_place(a->hash), a->flag, a->now))
+STEP(find, table_find(&a->key, a->hash, a->kind | (__u64)a->number << 32))
 STEP(publish, (table_publish(a->number, a->kind), 1))
 STEP(give_back, table_give_back(a->number, a->flag, a->now))
 STEP(settle, conn_settle(a->number, &a->key, a->hash, a->kind, a->now))
 STEP(release, conn_release(a->number, a->life, a->now))
-STEP(claim, conn_claim(rt, &a->key, &a->birth, a->now, &a->found))
+STEP(claim, claimed(a))
 STEP(lookup, conn_find(&a->key, a->now, &a->found) != NULL)
 STEP(transition, moved(cfg, a))
 

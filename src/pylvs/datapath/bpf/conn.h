@@ -21,7 +21,7 @@ struct found {
 	__u32 number;
 	__u32 life;
 	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
-	__u32 moving;		/* it may only seem not to be there: while it was looked for, it may have been moved */
+	__u32 again;		/* it may only seem not to be there: look again */
 };
 
 /* ---- what a connection says ---------------------------------------------------------------------------------- */
@@ -177,6 +177,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	struct runtime *rt = at(&runtime, 0);
 	struct conn *c = conn_at(number);
 	struct dest *d;
+	__u32 status;
 	LEAVING(key);
 
 	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
@@ -189,7 +190,9 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 		back_leave(key, number, now);
 	}
 	more_give_back(number, life, now);
-	load_unbind(c->dest, c->status, now);
+	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
+	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);
+	load_unbind(c->dest, status, now);
 	__sync_fetch_and_add(&rt->conns, -1);
 	table_give_back(number, 1, now);
 	return 1;
@@ -289,11 +292,11 @@ static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u
 {
 	__u32 back = (life & LIFE_KIND) == SLOT_BACK;
 
-	found->life = found->from_server = found->moving = 0;
+	found->life = found->from_server = found->again = 0;
 	if (c && back) {
 		number = (__u32)((struct back *)c)->conns - 1;
 		c = conn_at(number);
-		found->moving = TWO_TABLES;	/* this slot, or what it leads to */
+		found->again = TWO_TABLES;	/* this slot, or what it leads to, may have been moved meanwhile */
 		if (c) {
 			life = *(volatile __u32 *)&c->life;
 			if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING)
@@ -304,9 +307,10 @@ static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u
 	}
 	if (!c || (life & LIFE_KIND) != SLOT_CONN)
 		return NULL;
-	found->moving = 0;
+	found->again = 0;
 	if (past(c->expires, now)) {
 		conn_release(number, life, now);
+		found->again = back;	/* an older one may have the replies now */
 		return NULL;
 	}
 	found->number = number;
@@ -330,9 +334,7 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	__u64 hash = table_hash(key);
 	struct conn *c = conn_find_hashed(key, hash, now, found);
 
-	if (TWO_TABLES && !c && found->moving)
-		c = conn_find_hashed(key, hash, now, found);
-	return c;
+	return !c && found->again ? conn_find_hashed(key, hash, now, found) : c;
 }
 
 /* The same, for the program's main road: most connections are where one looks first. */
@@ -346,7 +348,12 @@ static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u6
 		return conn_find(key, now, found);
 	hash = table_hash(key);
 	c = table_peek(key, hash, &number, &life);
-	return c ? conn_found(c, number, life, key, now, found) : conn_find_hashed(key, hash, now, found);
+	if (c) {
+		c = conn_found(c, number, life, key, now, found);
+		if (c || !found->again)
+			return c;
+	}
+	return conn_find_hashed(key, hash, now, found);
 }
 
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
@@ -438,8 +445,10 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
  * connection has the same replies: they are the newer one's while that lives. */
 static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
 {
-	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old;
+	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old, kept;
+	struct conn *newest;
 	struct back *b;
+	__u32 kind;
 
 	if ((__u32)found == 1 + slot)
 		return 1;
@@ -450,7 +459,11 @@ static __always_inline int back_join(__u32 slot, const struct birth *birth, __u3
 		old = b->conns;
 		if (!old)
 			return 0;	/* just being given back */
-		if (__sync_val_compare_and_swap(&b->conns, old, old << 32 | (1 + number)) == old)
+		/* of two, one that is just ending makes room; else the older one does */
+		newest = conn_at((__u32)old - 1);
+		kind = newest ? newest->life & LIFE_KIND : SLOT_FREE;
+		kept = kind == SLOT_CONN || kind == SLOT_MOVING ? old << 32 : old >> 32 << 32;
+		if (__sync_val_compare_and_swap(&b->conns, old, kept | (1 + number)) == old)
 			return 1;
 	}
 	return 0;
@@ -517,8 +530,8 @@ static __always_inline void claim_undo(struct dest_load *load, struct runtime *r
 		load->idle = now;
 }
 
-/* A new connection for the packet's tuple, as it stands in `births`; 0 if there is no room for it. If another CPU made
- * the same connection meanwhile, that one is the answer. */
+/* A new connection for the packet's tuple, as it stands in `births`. RECEIVED: it is in `found`; if another CPU made the
+ * same connection meanwhile, that one. */
 __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
 {
 	struct birth *birth = at(&births, 0);
@@ -530,10 +543,10 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	int nat;
 
 	if (!key || !found || !birth || !rt)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	load = at(&dest_loads, birth->dest);
 	if (!load)
-		return 0;
+		return DROPPED_TABLE_FULL;
 	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
@@ -565,18 +578,18 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		if (back)
 			table_give_back(back - 1, 1, now);
 		claim_undo(load, rt, now);
-		return slot && conn_find(key, now, found) && !found->from_server;
+		return slot && conn_find(key, now, found) && !found->from_server ? RECEIVED : DROPPED_CONTENDED;
 	}
 	found->number = number;
 	found->life = slot >> 32;
 	found->from_server = 0;
 	if (back && !back_join(back - 1, birth, number, now)) {
 		conn_release(number, found->life, now);
-		return 0;
+		return DROPPED_CONTENDED;
 	}
-	return 1;
+	return RECEIVED;
 
 no_room:
 	claim_undo(load, rt, now);
-	return 0;
+	return DROPPED_TABLE_FULL;
 }

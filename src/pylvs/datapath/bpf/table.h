@@ -87,7 +87,10 @@ static __always_inline struct conn *conn_at(__u32 number)
 {
 	struct slots *group = slots_of(number / GROUP_SLOTS);
 
-	return group ? &group->slot[number % GROUP_SLOTS] : NULL;
+	if (!group)
+		return NULL;
+	barrier_var(group);	/* else a compiler may do the sum before it looks */
+	return &group->slot[number % GROUP_SLOTS];
 }
 
 /* The number of one of ALL_GROUPS. */
@@ -309,6 +312,14 @@ static __always_inline struct conn *table_peek(const struct tuple *key, __u64 ha
 
 /* ---- taking and giving back ------------------------------------------------------------------------------------- */
 
+/* The life word of a slot's next life, still without a kind. No turn is 0: that is a slot that was never used. */
+static __always_inline __u32 next_turn(__u32 life)
+{
+	__u32 next = (life & ~0xffffu) + (1u << LIFE_TURN_SHIFT);
+
+	return next ? next : 1u << LIFE_TURN_SHIFT;
+}
+
 /* A free slot of the group, now held: 1 + its number, or 0. The one at `first` if it can be had. One that was freed
  * just now only if `hurry`. */
 __noinline __u32 group_take(__u32 number, __u32 first, int hurry, __u64 now)
@@ -334,7 +345,7 @@ __noinline __u32 group_take(__u32 number, __u32 first, int hurry, __u64 now)
 								   word | (__u64)TAG_HELD << 8 * (place & 7));
 				if (seen == word) {
 					__sync_fetch_and_add(&g->used, 1);
-					c->life = (c->life & ~0xffffu) + (1u << LIFE_TURN_SHIFT) + SLOT_FILLING;
+					c->life = next_turn(c->life) | SLOT_FILLING;
 					return 1 + number * GROUP_SLOTS + place;
 				}
 				word = seen;	/* others are at it: look again */

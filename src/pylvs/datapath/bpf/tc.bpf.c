@@ -97,7 +97,7 @@ __noinline int follow(const struct packet *p, const struct found *was, __u64 now
 	c = conn_at(was->number);
 	if (!c || conn_same(c, was))
 		return 0;
-	slot = table_find(&p->tuple, table_hash(&p->tuple), KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+	slot = table_find(&p->tuple, table_hash(&p->tuple), KINDS(SLOT_CONN) | KINDS(SLOT_BACK));
 	found.number = (__u32)slot - 1;
 	c = conn_at(found.number);
 	if (!slot || !c)
@@ -205,9 +205,10 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, cons
 		return reason;
 	}
 	/* not called by admit: the stack is too small for one below the other */
-	if (!conn_claim(&p->tuple, found, now)) {
+	reason = conn_claim(&p->tuple, found, now);
+	if (reason != RECEIVED) {
 		out->verdict = TC_ACT_SHOT;
-		return DROPPED_TABLE_FULL;
+		return reason;
 	}
 	birth = at(&births, 0);
 	d = birth ? at(&dests, birth->dest) : NULL;
@@ -236,7 +237,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	sweep_if_late(cfg, rt, now);
 
 	c = conn_find_fast(&p->tuple, now, &found);
-	if (TWO_TABLES && !c && found.moving)	/* each of its two slots is moved once: the third look finds it */
+	if (TWO_TABLES && !c && found.again)	/* each of its two slots is moved once: the third look finds it */
 		return UP_JUST_ENDED;
 	if (c && p->truncated) {
 		out->verdict = TC_ACT_SHOT;
