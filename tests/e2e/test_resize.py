@@ -13,7 +13,7 @@ from pylvs.datapath import instance
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.lab import Lab
-from support.connbooks import Ledger, audit
+from support.books import Ledger, audit
 
 from .service import Service
 

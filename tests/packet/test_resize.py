@@ -17,7 +17,7 @@ from pylvs.datapath.table import usage
 from pylvs.director import Director
 from pylvs.errors import DatapathError, InvalidValue, TableFull
 from pylvs.selections import Selection, selection
-from support.connbooks import Ledger, audit
+from support.books import Ledger, audit
 from support.harness import Harness, frame
 from support.packets import UDP
 from support.talk import FAMILIES, IPV4, IPV6, Talk

@@ -14,7 +14,7 @@ import pytest
 
 from pylvs.datapath import _layout, resize, syscall
 from pylvs.lab.waiting import wait_for
-from support.connbooks import Ledger, audit
+from support.books import Ledger, audit
 from support.harness import CLIENT, INDEX, SERVER, Harness, _setns, frame
 from support.talk import FAMILIES, Talk
 

@@ -21,7 +21,7 @@ from pylvs.datapath import instance as datapath
 from pylvs.datapath.connections import Reader, entries
 from pylvs.datapath.maps import SharedArray
 from pylvs.model import Timeouts
-from support.connbooks import Ledger, audit
+from support.books import Ledger, audit
 from support.harness import CLIENT, SERVER, Harness, _Maps, frame
 from support.packets import UDP
 from support.talk import FAMILIES, IPV4, Talk

@@ -77,6 +77,7 @@ class _Books:
     def check_groups(self) -> None:
         """Tags say what lies in their slots, and where it lies; the groups' counts say how much."""
         spilled: Counter[int] = Counter()
+        astray: Counter[tuple[int, int]] = Counter()
         keyed = dict(Hash(self.instance).spots(self.memory))
         for place, tag in enumerate(self.tags):
             spot = keyed.get(place)
@@ -84,6 +85,8 @@ class _Books:
                 assert tag == spot.tag, f"slot {place}: tag {tag} is not its key's {spot.tag}"
                 assert place // _SLOTS in (spot.group, spot.other), f"slot {place}: in none of its key's groups"
                 spilled[spot.group] += place // _SLOTS != spot.group
+                begin = spot.group * _SLOTS + spot.place
+                astray[spot.group, spot.place // 8] += place // 8 != begin // 8
             elif place | self.parity in self.mores:
                 assert tag == layout.TAG_HELD, f"slot {place}: the rest of a connection under tag {tag}"
             else:
@@ -95,6 +98,10 @@ class _Books:
             assert counts.get(group, "spilled") == spilled[group], (
                 f"group {group}: {counts.get(group, 'spilled')} spilled, not {spilled[group]}"
             )
+            counted = counts.get(group, "astray")
+            for word in range(8):
+                found = counted >> 8 * word & 0xFF
+                assert found == astray[group, word], f"group {group}, word {word}: {found} astray"
 
     def check_references(self) -> None:
         """No key is there twice; both sides of a connection, and its rest, are there and know of each other."""
@@ -142,6 +149,21 @@ def books(instance: Instance) -> tuple[int, int]:
     found.check_groups()
     found.check_references()
     return found.check_counters()
+
+
+class Ledger(NamedTuple):
+    """How many slots hold what."""
+
+    conns: int
+    backs: int
+    mores: int
+
+
+def audit(instance: Instance) -> Ledger:
+    """The same, and how many slots hold what."""
+    books(instance)
+    found = _Books(instance)
+    return Ledger(len(found.connections), len(found.backs), len(found.mores))
 
 
 def places(instance: Instance) -> dict[tuple[bytes, int], int]:
