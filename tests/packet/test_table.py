@@ -230,8 +230,9 @@ def test_the_oldest_of_a_few_gives_way(lvs: Harness) -> None:
         if any(lvs.instance.groups.get(group, "used") < 64 for group in (spot.group, spot.other)):
             continue
         oldest = set()
-        for start in range(64):
-            numbers = [group * 64 + (start + n) % 64 for group in (spot.group, spot.other) for n in range(64)]
+        for start in range(128):  # anywhere
+            order = (spot.group, spot.other) if start < 64 else (spot.other, spot.group)
+            numbers = [group * 64 + (start + n) % 64 for group in order for n in range(64)]
             half_open = [before[n].cport for n in numbers if before[n].state == STATES.index("SYN_RECV")][:4]
             oldest.add(min(half_open))
         assert talk.from_port(sport).asks("S").forwarded

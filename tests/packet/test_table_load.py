@@ -199,7 +199,6 @@ def test_a_flood_takes_nothing_from_who_is_there(lvs: Harness) -> None:
     books(lvs.instance)
 
 
-@pytest.mark.xfail(strict=True, reason="of each group the same four slots give way again and again")
 def test_a_newcomer_outlasts_the_flood_for_a_while(lvs: Harness) -> None:
     """Half-open itself while its client's ACK is on the way: an eighth of a table of SYNs later it is still there."""
     talk = _direct(lvs)

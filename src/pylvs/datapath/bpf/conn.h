@@ -204,6 +204,7 @@ struct room_walk {
 	__u64 now;
 	__u32 group;
 	__u32 other;
+	__u32 first;		/* where looking begins: anywhere, so that it is not always the same few that give way */
 	__u32 seen;		/* half-open connections */
 	__u32 number;		/* 1 + that of the one that goes first */
 	__u32 life;
@@ -213,7 +214,8 @@ struct room_walk {
 
 static long room_step(__u64 i, struct room_walk *w)
 {
-	__u32 number = (i < GROUP_SLOTS ? w->group : w->other) * GROUP_SLOTS + i % GROUP_SLOTS, life, state;
+	__u32 group = (w->first ^ i) & GROUP_SLOTS ? w->other : w->group, life, state;
+	__u32 number = group * GROUP_SLOTS + (w->first + i) % GROUP_SLOTS;
 	struct conn *c = conn_at(number);
 	struct conn_rest *rest;
 
@@ -253,7 +255,7 @@ static long room_step(__u64 i, struct room_walk *w)
 __noinline __u64 conn_to_give_way(__u64 hash, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct room_walk w = { .now = now };
+	struct room_walk w = { .now = now, .first = bpf_get_prandom_u32() };
 	__u32 old = table_target();
 
 	if (!rt)
