@@ -245,7 +245,7 @@ def test_killed_at_every_step(lvs: Harness, before: int, after: int, full: bool)
             new = (FAMILIES[(20_000 + died) % 2].client, 20_000 + died)
             assert {key for key in now if key[:2] == new} == now.keys() - stage.kept.keys(), what
             assert len(now) == len(stage.kept) + more, what
-            touched = (stage.talks[(20_000 + died) % len(stage.talks)].family.client, )
+            touched = (stage.talks[(20_000 + died) % len(stage.talks)].family.client,)
             for key, was in stage.kept.items():
                 same = now[key] == was or (key[0] in touched and now[key][:3] == was[:3] and now[key][5:] == was[5:])
                 assert same, what
