@@ -20,7 +20,7 @@ RUNNER = os.environ.get("PYLVS_GUEST", "")
 KERNELS = {"bookworm": "6.1.", "trixie": "6.12."}
 PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygments")
 """What pytest is made of, all of it Python: the guest has none of its own."""
-TESTS = ("nat", "dr", "counters", "servers", "table")
+TESTS = ("nat", "dr", "counters", "servers", "table", "interfaces", "resize_hammer")
 SECONDS = 300
 
 LOAD = """

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.datapath import interfaces, syscall
 from pylvs.datapath import instance as datapath
+from pylvs.datapath import interfaces, syscall
 from pylvs.datapath import object as loader
 from support.harness import Harness, ip
 from support.talk import IPV4, Talk

@@ -20,7 +20,7 @@ from pylvs.selections import Selection, selection
 from support.connbooks import Ledger, audit
 from support.harness import Harness, frame
 from support.packets import UDP
-from support.talk import FAMILIES, IPV4, IPV6, Talk
+from support.talk import FAMILIES, IPV4, Talk
 
 Kept = dict[tuple, tuple]
 

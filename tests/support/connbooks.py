@@ -1,6 +1,6 @@
 """Is all that the connection table says true? Every slot, tag, count and reference, against each other.
 
-    audit(lvs.instance) -> Ledger    fails where two of them disagree
+audit(lvs.instance) fails where two of them disagree, and answers how many slots hold what.
 """
 
 from collections import Counter
