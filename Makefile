@@ -35,7 +35,8 @@ bpf: $(LAYOUT)
 
 bench: setup
 	@.ci/deps bench
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench e2e
+	$(BIN)/python -m bench table
 
 lint: setup $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -3,13 +3,14 @@
 e2e      through namespaces, with nginx as the real server, beside other load balancers
 startup  what a command costs: `ipvsadm -Ln` beside the bare interpreter
 packet   nanoseconds per packet in the packet path alone
+table    the connection table beside others: nanoseconds, memory, expiry; what docs/performance.md shows
 connections  what looking at a million connections costs
 """
 
 import importlib
 import sys
 
-NAMES = ("e2e", "startup", "packet", "connections")
+NAMES = ("e2e", "startup", "packet", "table", "connections")
 
 
 def main(argv: list[str]) -> int:

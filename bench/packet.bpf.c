@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * What stands between BPF_PROG_TEST_RUN and the program that is measured: every repetition gets the frame anew (the
- * program before has rewritten it), from the next flow in a scattered order.
+ * program before has rewritten it), from the next flow in turn, or from one at random.
  */
 #include "prelude.h"
+
+enum order {
+	IN_TURN,		/* all flows, one after the other */
+	AT_RANDOM,
+};
 
 struct plan {
 	__u8 frame[96];
 	__u32 length;
-	__u32 flows;		/* a power of two */
+	__u32 first;		/* number of the first flow */
+	__u32 flows;		/* how many there are */
 	__u32 address_at;	/* where the client's IPv4 address and port stand in the frame */
 	__u32 port_at;
 	__u32 base;		/* the first client's address, host order */
-	__u32 scattered;
+	__u32 order;		/* enum order */
+	__u32 unused;
 	__u64 next;
 };
 
@@ -41,13 +48,13 @@ int replay(struct __sk_buff *skb)
 
 	if (!p || data + 54 > end)
 		return TC_ACT_SHOT;
-	/* all flows, one after the other; or one at random */
-	if (p->scattered) {
+	if (p->order == AT_RANDOM) {
 		p->next = p->next * 6364136223846793005ull + 1442695040888963407ull;
-		flow = (p->next >> 33) & (p->flows - 1);
+		flow = (p->next >> 32) * p->flows >> 32;
 	} else {
-		flow = p->next++ & (p->flows - 1);
+		flow = p->next++ % p->flows;
 	}
+	flow += p->first;
 	__builtin_memcpy(data, p->frame, 54);
 	address = bpf_htonl(p->base + (flow >> 14));
 	if (p->address_at == 26)

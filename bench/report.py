@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +66,26 @@ def _percent(value: float | None) -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    return {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
+    return {
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "cpu": _cpu(),
+        "clang": _clang(),
+    }
+
+
+def _cpu() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
+
+
+def _clang() -> str:
+    from hatch_build import find_clang
+
+    said = subprocess.run([find_clang(), "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"clang version \d+", said)
+    return found[0].replace(" version", "") if found else "clang"
 
 
 def save(name: str, content: Mapping[str, Any]) -> Path:

@@ -116,18 +116,19 @@ def test_sizes_out_of_range(options: str, message: str) -> None:
 def test_sizes_of_ones_own_choice() -> None:
     done = sh("pylvs load --conn-tab-bits 12 --max-services 1 --max-dests 1; "
               f"{ADD}; ipvsadm -A -t 10.0.0.1:81; echo $?; ipvsadm -Ln; pylvs unload")  # fmt: skip
-    assert "room for 4096 connections" in done.stdout
+    assert "connection table of 4096 slots" in done.stdout
     assert "\n255\nIP Virtual Server version 1.2.1 (size=4096)\n" in done.stdout
     assert done.stderr == "ipvsadm: there is room for 1 services; load with more: " \
                           "pylvs unload; pylvs load --max-services N\n"  # fmt: skip
 
 
 @needs_root
-def test_a_running_table_keeps_its_size() -> None:
+def test_another_size_for_a_running_table() -> None:
     load = "pylvs load --conn-tab-bits"
-    done = sh(f"{load} 12; {load} 13; echo $?; ipvsadm -Ln | head -1; pylvs unload")
-    assert "1\nIP Virtual Server version 1.2.1 (size=4096)\n" in done.stdout
-    assert "keeps its size" in done.stderr
+    done = sh(f"{load} 12; {load} 13; {load} 13; {load} 27; echo $?; ipvsadm -Ln | head -1; pylvs unload")
+    assert "has 8192 slots; it had 4096\nthe connection table has 8192 slots already\n" in done.stdout
+    assert "\n1\nIP Virtual Server version 1.2.1 (size=8192)\n" in done.stdout
+    assert "2^27 is out of range; it may be 2^12 to 2^26" in done.stderr
 
 
 def _object(directory: Path, content: bytes) -> None:
@@ -159,9 +160,9 @@ def test_no_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_root
 def test_a_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that no kernel makes: the refusal names the kernel, what it said, and what would be right."""
+    """A map without room, which none makes: the refusal names the kernel, what it said, and what would be right."""
     with pytest.raises(DatapathError, match=r"refused the eBPF programs: .*; pylvs needs Linux 6\.1 or newer"):
-        loader.Object("tc", {"conns": 0x7FFFFFFF}, {}, {})
+        loader.Object("tc", {"service_index": 0}, {}, {})
 
 
 @needs_root

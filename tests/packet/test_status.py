@@ -1,6 +1,7 @@
 """`pylvs status`: what it says of the connection table, and that Python computes its hash as the packet path does."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -33,13 +34,19 @@ def test_everything_lies_where_python_says(lvs: Harness, slots: int) -> None:
     """Its group or the other one, and under its tag, however full the table is."""
     _fill(lvs, slots)
     own, where, spilled = Hash(lvs.instance), 0, 0
+    astray: Counter[tuple[int, int]] = Counter()
     for place, spot in own.spots(lvs.instance.slots.memory[:]):
         assert place // GROUP_SLOTS in (spot.group, spot.other)
         assert spot.group != spot.other
         assert lvs.instance.tags.memory[place] == spot.tag
         where += 1
         spilled += place // GROUP_SLOTS != spot.group
+        home = spot.group * GROUP_SLOTS + spot.place
+        astray[spot.group, spot.place // 8] += place // 8 != home // 8
     assert where == slots
+    for group in range(lvs.instance.groups.entries):
+        counts = lvs.instance.groups.get(group, "astray").to_bytes(8, "little")
+        assert list(counts) == [astray[group, word] for word in range(8)], "who is not where looking begins"
     assert usage(lvs.instance).spilled == spilled
     assert spilled == 0 if slots == 600 else spilled > 0
 
@@ -63,7 +70,7 @@ def test_usage_is_what_is_there(lvs: Harness) -> None:
     tags = lvs.instance.tags.memory[:]
     assert found.used == 3003 == len(tags) - tags.count(_layout.TAG_FREE)
     assert found.connections == 2003
-    assert (found.slots, found.size) == (4096, 4096 * 65 + 64 * 8)
+    assert (found.slots, found.size) == (4096, 4096 * 65 + 64 * 16)
     assert sum(found.fill) == 64
     by_hand = [GROUP_SLOTS - tags[at : at + GROUP_SLOTS].count(0) for at in range(0, 4096, GROUP_SLOTS)]
     assert found.fill == [by_hand.count(number) for number in range(GROUP_SLOTS + 1)]

@@ -1,4 +1,4 @@
-"""How much stack an object's programs need, reckoned as Linux 6.1 does when it loads them.
+"""What Linux 6.1 would say of an object's programs: how much stack they need, and whether it follows their loops.
 
 The verifier of that kernel adds up, along every chain of calls, what each function uses below its frame pointer,
 rounded up to 32 bytes; newer ones round to 16. Over 512 bytes it refuses the program. What a function uses is read
@@ -13,6 +13,7 @@ ROUNDING = 32  # Linux 6.1 to 6.7; 16 since
 
 _LDX, _ST, _STX, _ALU64 = 1, 2, 3, 7
 _CALL, _LOAD_IMM64, _MOV64_X, _ADD64_K = 0x85, 0x18, 0xBF, 0x07
+_JMP, _JMP32, _JUMP, _EXIT = 5, 6, 0x05, 0x95
 _PSEUDO_CALL, _FRAME = 1, 10
 _TIMER_SET_CALLBACK = 170
 _FUNC, _EXECUTABLE, _REL = 2, 4, 9
@@ -67,6 +68,16 @@ def _used(code: bytes) -> int:
     return deepest
 
 
+def codes(elf: bytes) -> dict[str, bytes]:
+    """The instructions of every function of a compiled object."""
+    parts = _Elf(elf)
+    return {
+        name: parts.contents[section][value : value + size]
+        for name, kind, section, value, size in parts.symbols
+        if kind == _FUNC and parts.headers[section][2] & _EXECUTABLE
+    }
+
+
 def functions(elf: bytes) -> dict[str, Function]:
     """Every function of a compiled object."""
     parts = _Elf(elf)
@@ -111,3 +122,48 @@ def deepest(of: dict[str, Function]) -> tuple[int, list[str]]:
         return of[name].frame + bytes_, [f"{name} {of[name].frame}", *chain]
 
     return max(below(name) for name in of)
+
+
+# ---- loops -----------------------------------------------------------------------------------------------------------
+
+
+def back_edges(code: bytes) -> list[tuple[int, int]]:
+    """The edges of one function at which Linux 6.1 says "back-edge from insn X to Y" and refuses the program.
+
+    Its check of the control flow goes through the instructions depth first. It takes a loop for granted where the edge
+    that closes it is a jump's: taken or not taken, and the unconditional one's. An edge from any other instruction to
+    the next one must not close a loop, and whether it does depends on the way by which the search came: of a
+    conditional jump, what follows it is searched before where it leads.
+    """
+    instructions = list(_INSTRUCTION.iter_unpack(code))
+    discovered, explored = 1, 2
+    state = {0: discovered}
+    refused = []
+
+    def edges(at: int) -> list[tuple[int, bool]]:
+        opcode, _, offset, _ = instructions[at]
+        if opcode & 7 not in (_JMP, _JMP32):
+            # the second half of a 16-byte instruction is visited like any other
+            return [(at + 1, False)]
+        if opcode == _EXIT:
+            return []
+        if opcode == _CALL:  # what is called is another function: no edge of it leads back here
+            return [(at + 1, False)]
+        if opcode == _JUMP:
+            return [(at + 1 + offset, True)]
+        return [(at + 1, True), (at + 1 + offset, True)]
+
+    path = [(0, iter(edges(0)))]
+    while path:
+        at, rest = path[-1]
+        for to, may_loop in rest:
+            if to not in state:
+                state[to] = discovered
+                path.append((to, iter(edges(to))))
+                break
+            if state[to] == discovered and not may_loop:
+                refused.append((at, to))
+        else:
+            state[at] = explored
+            path.pop()
+    return refused

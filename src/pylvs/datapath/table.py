@@ -34,13 +34,13 @@ class Spot(NamedTuple):
     Attributes:
         group: the group where it belongs.
         other: where it goes if that one is crowded.
-        word: of a group's tags, where looking for it begins.
+        place: in a group, where looking for it begins.
         tag: eight bits of its hash.
     """
 
     group: int
     other: int
-    word: int
+    place: int
     tag: int
 
 
@@ -105,7 +105,7 @@ class Hash:
         return Spot(
             folded & self._mask,
             (folded ^ (mixed >> 20 | 1)) & self._mask,
-            mixed >> 52 & (TAG_WORDS - 1),
+            mixed >> 52 & (GROUP_SLOTS - 1),
             _layout.TAG_FIRST + ((mixed >> 44 & 0xFF) * (256 - _layout.TAG_FIRST) >> 8),
         )
 
@@ -160,7 +160,7 @@ def probes(instance: Instance, sample: int = SAMPLE) -> Probes:
             records = syscall.map_lookup(fd, group.to_bytes(4, _ORDER), GROUP_SLOTS * CONN.size)
             assert records is not None  # every element of an array is there
             for place, spot in own.spots(records):
-                words = (place // 8 - spot.word) % TAG_WORDS
+                words = (place // 8 - spot.place // 8) % TAG_WORDS
                 if group == spot.group:
                     found[words] += 1
                 elif group == spot.other:

@@ -21,7 +21,7 @@ struct found {
 	__u32 number;
 	__u32 life;
 	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
-	__u32 moving;		/* it may only seem not to be there: while it was looked for, it may have been moved */
+	__u32 again;		/* it may only seem not to be there: look again */
 };
 
 /* ---- what a connection says ---------------------------------------------------------------------------------- */
@@ -77,6 +77,37 @@ static __always_inline int conn_same(const struct conn *c, const struct found *f
 	return *(volatile const __u32 *)&c->life == found->life;
 }
 
+/* ---- replies that are not translated -------------------------------------------------------------------------- */
+
+/* Packets from where replies of connections without LVS-NAT come: a bit for what a VIP and its port hash to. All other
+ * packets need not be looked for as such. A bit once set stays: connections outlive their services. */
+enum { REPLY_BITS = 1 << 16 };
+MAP(reply_sources, BPF_MAP_TYPE_ARRAY, __u32, __u64, REPLY_BITS / 64, BPF_F_MMAPABLE);
+
+static __always_inline __u32 reply_bit(const union address *address, __u16 port, __u8 protocol)
+{
+	__u32 mix = address->word[0] ^ address->word[1] ^ address->word[2] ^ address->word[3] ^ (port << 8 | protocol);
+
+	return mix * 0x9e3779b1u >> 16;
+}
+
+static __always_inline void expect_plain_replies(const struct tuple *key)
+{
+	__u32 bit = reply_bit(&key->dst, key->dport, key->protocol);
+	__u64 *word = at(&reply_sources, bit / 64);
+
+	if (word && !(*word >> bit % 64 & 1))
+		__sync_fetch_and_or(word, 1ull << bit % 64);
+}
+
+static __always_inline int may_be_plain_reply(const struct tuple *key)
+{
+	__u32 bit = reply_bit(&key->src, key->sport, key->protocol);
+	__u64 *word = at(&reply_sources, bit / 64);
+
+	return word && *word >> bit % 64 & 1;
+}
+
 /* ---- the end of a connection -------------------------------------------------------------------------------- */
 
 static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
@@ -108,7 +139,7 @@ static __always_inline void back_leave(const struct tuple *key, __u32 number, __
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(key, hash, KINDS(SLOT_BACK), 0);
+		found = table_find(key, hash, KINDS(SLOT_BACK));
 		slot = (__u32)found - 1;
 		life = found >> 32;
 		b = found ? (struct back *)conn_at(slot) : NULL;
@@ -146,6 +177,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	struct runtime *rt = at(&runtime, 0);
 	struct conn *c = conn_at(number);
 	struct dest *d;
+	__u32 status;
 	LEAVING(key);
 
 	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
@@ -158,7 +190,9 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 		back_leave(key, number, now);
 	}
 	more_give_back(number, life, now);
-	load_unbind(c->dest, c->status, now);
+	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
+	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);
+	load_unbind(c->dest, status, now);
 	__sync_fetch_and_add(&rt->conns, -1);
 	table_give_back(number, 1, now);
 	return 1;
@@ -252,21 +286,17 @@ static __always_inline __u32 conn_slot(__u64 hash, __u64 now)
 
 /* ---- find, touch ---------------------------------------------------------------------------------------------- */
 
-/* The connection in the slot that a search answered, or NULL; then found->life is 0. */
-static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *key, __u64 now, struct found *found)
+/* The connection to which the slot `c` with these addresses leads, or NULL; then found->life is 0. */
+static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u32 life, const struct tuple *key,
+					       __u64 now, struct found *found)
 {
-	__u32 number = (__u32)slot - 1, life = slot >> 32, back;
-	struct conn *c;
+	__u32 back = (life & LIFE_KIND) == SLOT_BACK;
 
-	found->life = found->from_server = found->moving = 0;
-	if (!slot)
-		return NULL;
-	c = conn_at(number);
-	back = (life & LIFE_KIND) == SLOT_BACK;
+	found->life = found->from_server = found->again = 0;
 	if (c && back) {
 		number = (__u32)((struct back *)c)->conns - 1;
 		c = conn_at(number);
-		found->moving = TWO_TABLES;	/* this slot, or what it leads to */
+		found->again = TWO_TABLES;	/* this slot, or what it leads to, may have been moved meanwhile */
 		if (c) {
 			life = *(volatile __u32 *)&c->life;
 			if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING)
@@ -277,9 +307,10 @@ static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *k
 	}
 	if (!c || (life & LIFE_KIND) != SLOT_CONN)
 		return NULL;
-	found->moving = 0;
+	found->again = 0;
 	if (past(c->expires, now)) {
 		conn_release(number, life, now);
+		found->again = back;	/* an older one may have the replies now */
 		return NULL;
 	}
 	found->number = number;
@@ -288,31 +319,41 @@ static __always_inline struct conn *conn_found(__u64 slot, const struct tuple *k
 	return c;
 }
 
+static __always_inline struct conn *conn_find_hashed(const struct tuple *key, __u64 hash, __u64 now,
+						      struct found *found)
+{
+	__u64 slot = table_find(key, hash, KINDS(SLOT_CONN) | KINDS(SLOT_BACK));
+	__u32 number = (__u32)slot - 1;
+
+	return conn_found(slot ? conn_at(number) : NULL, number, slot >> 32, key, now, found);
+}
+
 /* The connection of these addresses, or NULL; then found->life is 0. */
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
-	const __u32 kinds = KINDS(SLOT_CONN) | KINDS(SLOT_BACK);
 	__u64 hash = table_hash(key);
-	struct conn *c;
+	struct conn *c = conn_find_hashed(key, hash, now, found);
 
-	c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
-	if (TWO_TABLES && !c && found->moving)
-		c = conn_found(table_find(key, hash, kinds, 0), key, now, found);
-	return c;
+	return !c && found->again ? conn_find_hashed(key, hash, now, found) : c;
 }
 
 /* The same, for the program's main road: most connections are where one looks first. */
 static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
 {
-	__u64 hash, slot;
+	__u32 number, life;
+	struct conn *c;
+	__u64 hash;
 
 	if (TWO_TABLES)
 		return conn_find(key, now, found);
 	hash = table_hash(key);
-	slot = table_peek(key, hash);
-	if (!slot)
-		slot = table_find(key, hash, KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
-	return conn_found(slot, key, now, found);
+	c = table_peek(key, hash, &number, &life);
+	if (c) {
+		c = conn_found(c, number, life, key, now, found);
+		if (c || !found->again)
+			return c;
+	}
+	return conn_find_hashed(key, hash, now, found);
 }
 
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
@@ -349,7 +390,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, 
 	life = c->life;
 	table_publish(number, hash_tag(hash));
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING), 1 + number);
+		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING) | EXCEPT(number));
 		if (!other) {
 			life = (life & ~LIFE_KIND) | kind;
 			c->life = life;
@@ -362,7 +403,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, 
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, hash, KINDS(kind & 0xf), 0);
+	return table_find(key, hash, KINDS(kind & 0xf));
 }
 
 /* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
@@ -404,8 +445,10 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
  * connection has the same replies: they are the newer one's while that lives. */
 static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
 {
-	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old;
+	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old, kept;
+	struct conn *newest;
 	struct back *b;
+	__u32 kind;
 
 	if ((__u32)found == 1 + slot)
 		return 1;
@@ -416,7 +459,11 @@ static __always_inline int back_join(__u32 slot, const struct birth *birth, __u3
 		old = b->conns;
 		if (!old)
 			return 0;	/* just being given back */
-		if (__sync_val_compare_and_swap(&b->conns, old, old << 32 | (1 + number)) == old)
+		/* of two, one that is just ending makes room; else the older one does */
+		newest = conn_at((__u32)old - 1);
+		kind = newest ? newest->life & LIFE_KIND : SLOT_FREE;
+		kept = kind == SLOT_CONN || kind == SLOT_MOVING ? old << 32 : old >> 32 << 32;
+		if (__sync_val_compare_and_swap(&b->conns, old, kept | (1 + number)) == old)
 			return 1;
 	}
 	return 0;
@@ -476,24 +523,40 @@ static __always_inline void birth_reply(struct birth *birth, const struct tuple 
 	birth->reply.family = key->family;
 }
 
-/* A new connection for the packet's tuple, bound to its real server; 0 if there is no room for it. If another CPU made
- * the same connection meanwhile, that one is the answer. */
-static __always_inline int conn_claim(struct runtime *rt, const struct tuple *key, struct birth *birth, __u64 now,
-				      struct found *found)
+static __always_inline void claim_undo(struct dest_load *load, struct runtime *rt, __u64 now)
 {
-	struct dest_load *load = at(&dest_loads, birth->dest);
-	int nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	__sync_fetch_and_add(&rt->conns, -1);
+	if (__sync_fetch_and_add(&load->total, -1) == 1)
+		load->idle = now;
+}
+
+/* A new connection for the packet's tuple, as it stands in `births`. RECEIVED: it is in `found`; if another CPU made the
+ * same connection meanwhile, that one. */
+__noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
+{
+	struct birth *birth = at(&births, 0);
+	struct runtime *rt = at(&runtime, 0);
+	struct dest_load *load;
 	__u32 number, back = 0;
 	struct conn *c;
 	__u64 slot;
+	int nat;
 
+	if (!key || !found || !birth || !rt)
+		return DROPPED_TABLE_FULL;
+	load = at(&dest_loads, birth->dest);
 	if (!load)
-		return 0;
+		return DROPPED_TABLE_FULL;
+	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
+	 * is touched, since what is done with a lock waits until that has come from memory */
+	__sync_fetch_and_add(&load->total, 1);
+	__sync_fetch_and_add(&rt->conns, 1);
 	birth->hash = table_hash(key);
 	number = conn_slot(birth->hash, now) - 1;
 	c = conn_at(number);
 	if (!c)
-		return 0;
+		goto no_room;
 	conn_fill(c, key, birth, now);
 	if (nat) {
 		birth_reply(birth, key);
@@ -501,30 +564,32 @@ static __always_inline int conn_claim(struct runtime *rt, const struct tuple *ke
 		back = conn_slot(birth->reply_hash, now);
 		if (back)
 			back_fill(back - 1, &birth->reply, number);
+	} else {
+		expect_plain_replies(key);
 	}
 	if ((nat && !back) || !more_fill(c, number, birth, now)) {
 		if (back)
 			table_give_back(back - 1, 1, now);
 		table_give_back(number, 1, now);
-		return 0;
+		goto no_room;
 	}
-	/* counted before it can be found, so that the one who releases it never counts below nothing */
-	__sync_fetch_and_add(&load->total, 1);
-	__sync_fetch_and_add(&rt->conns, 1);
 	slot = conn_settle(number, key, birth->hash, SLOT_CONN, now);
 	if ((__u32)slot != 1 + number) {
-		__sync_fetch_and_add(&rt->conns, -1);
-		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
 		if (back)
 			table_give_back(back - 1, 1, now);
-		return slot && conn_find(key, now, found) && !found->from_server;
+		claim_undo(load, rt, now);
+		return slot && conn_find(key, now, found) && !found->from_server ? RECEIVED : DROPPED_CONTENDED;
 	}
 	found->number = number;
 	found->life = slot >> 32;
 	found->from_server = 0;
 	if (back && !back_join(back - 1, birth, number, now)) {
 		conn_release(number, found->life, now);
-		return 0;
+		return DROPPED_CONTENDED;
 	}
-	return 1;
+	return RECEIVED;
+
+no_room:
+	claim_undo(load, rt, now);
+	return DROPPED_TABLE_FULL;
 }

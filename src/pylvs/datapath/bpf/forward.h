@@ -75,7 +75,7 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
 		return DROPPED_REWRITE_FAILED;
 	if (path)
-		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+		out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	else
 		out->verdict = transmit(skb, &fib, neighbour);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
@@ -118,7 +118,7 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 	if (!nat_rewrite(skb, p, &way->address, way->port, 1))
 		return DROPPED_REWRITE_FAILED;
 	if (path)
-		out->verdict = transmit_to(skb, path->ifindex, path->dmac, path->smac);
+		out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	else
 		out->verdict = transmit(skb, &fib, neighbour);
 	return FORWARDED_NAT_REPLY;

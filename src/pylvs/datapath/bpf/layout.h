@@ -161,7 +161,8 @@ struct slots {
 
 struct group {
 	__u32 used;		/* slots that are not free */
-	__u32 spilled;		/* connections that belong here but were put into their other group */
+	__u32 spilled;		/* keys that belong here but were put into their other group */
+	__u64 astray;		/* a byte per word of tags: keys whose search begins there and that are not there */
 };
 
 /* ---- services and real servers ------------------------------------------------------------------------------ */

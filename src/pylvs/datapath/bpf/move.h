@@ -63,7 +63,7 @@ static __always_inline void move_reference(const struct tuple *key, __u32 old_nu
 	struct back *b;
 
 	for (int i = 0; i < 8; i++) {
-		found = table_find(key, hash, KINDS(SLOT_BACK), 0);
+		found = table_find(key, hash, KINDS(SLOT_BACK));
 		b = found ? (struct back *)conn_at((__u32)found - 1) : NULL;
 		if (!b)
 			return;

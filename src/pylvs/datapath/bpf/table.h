@@ -20,6 +20,7 @@
 #define WAIT_MAX (TWO_TABLES ? 1u << 21 : 1u << 14)
 
 #define KINDS(kind) (1u << (kind))
+#define EXCEPT(number) ((__u64)(1 + (number)) << 32)
 #define BYTES(b) (0x0101010101010101ull * (b))
 
 /* Secret, so that nobody can choose addresses and ports that meet in one group. */
@@ -46,8 +47,6 @@ const volatile __u32 table_parity;	/* 0 or PARITY */
 
 /* A key is looked for in the new table, in the old one, and again in the new one, in case it was moved in between. */
 #define TWO_TABLES 1
-#define TURNS 6
-#define ROAD __noinline		/* what is a main road elsewhere would be too much for the verifier here */
 
 SHARED_ARRAY(old_slots, struct slots);
 SHARED_ARRAY(old_tags, struct tags);
@@ -62,8 +61,6 @@ const volatile __u32 old_table_groups = 1;
 #else
 
 #define TWO_TABLES 0
-#define TURNS 2
-#define ROAD static __always_inline
 #define IS_OLD(group) 0
 #define CHOOSE(name, group) at(&name, (group) & ~PARITY)
 #define GROUPS(old) table_groups
@@ -90,7 +87,10 @@ static __always_inline struct conn *conn_at(__u32 number)
 {
 	struct slots *group = slots_of(number / GROUP_SLOTS);
 
-	return group ? &group->slot[number % GROUP_SLOTS] : NULL;
+	if (!group)
+		return NULL;
+	barrier_var(group);	/* else a compiler may do the sum before it looks */
+	return &group->slot[number % GROUP_SLOTS];
 }
 
 /* The number of one of ALL_GROUPS. */
@@ -151,10 +151,16 @@ static __always_inline __u32 other_group(__u64 hash, __u32 old)
 	return ((hash ^ hash >> 32 ^ (hash >> 20 | 1)) & (GROUPS(old) - 1)) | (old ? table_parity ^ PARITY : table_parity);
 }
 
+/* The place in a group where looking begins. */
+static __always_inline __u32 hash_place(__u64 hash)
+{
+	return hash >> 52 & (GROUP_SLOTS - 1);
+}
+
 /* The word of tags where looking begins. */
 static __always_inline __u32 hash_word(__u64 hash)
 {
-	return hash >> 52 & (TAG_WORDS - 1);
+	return hash_place(hash) / 8;
 }
 
 static __always_inline __u32 hash_tag(__u64 hash)
@@ -191,11 +197,11 @@ static long wait_step(__u64 i, struct wait *w)
 }
 
 /* Wait until another CPU has done what it is at with a slot. */
-static __always_inline void wait_for(__u64 slot)
+__noinline int wait_for(__u64 slot)
 {
 	struct wait w = { .number = (__u32)slot - 1, .life = slot >> 32 };
 
-	bpf_loop(WAIT_MAX, wait_step, &w, 0);
+	return bpf_loop(WAIT_MAX, wait_step, &w, 0);
 }
 
 static __always_inline int slot_has(const struct conn *c, const struct tuple *key)
@@ -210,10 +216,12 @@ static __always_inline int slot_has(const struct conn *c, const struct tuple *ke
 	       *(__u64 *)&c->at.ipv6.vaddr.word[2] == *(__u64 *)&key->dst.word[2];
 }
 
-/* The slot of the group that has this key, is of one of `kinds` (KINDS of slot_kind) and is not `except` (1 + a number):
- * 1 + its number, and << 32 the life in which it had the key; 0: there is none.
+/* The slot of the group that has this key and is of one of the kinds in `which` (KINDS of slot_kind), but not the one
+ * whose number is in `which` too (EXCEPT): 1 + its number, and << 32 the life in which it had the key; 0: there is none.
+ * Only so many words of tags are looked at, from the one where looking begins.
  * A function of its own, so that the verifier walks its loops once. */
-__noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, __u32 kinds, __u32 except)
+__noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, __u64 which,
+			    __u32 words)
 {
 	struct tags *tags = tags_of(number);
 	struct conn *c;
@@ -221,7 +229,7 @@ __noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, _
 
 	if (!key || !tags)
 		return 0;
-	for (__u32 i = 0; i < TAG_WORDS; i++) {
+	for (__u32 i = 0; i < TAG_WORDS && i < words; i++) {
 		__u32 w = (hash_word(hash) + i) & (TAG_WORDS - 1);
 
 		tops = zero_bytes(tags->word[w] ^ BYTES(hash_tag(hash)));
@@ -230,86 +238,106 @@ __noinline __u64 group_find(const struct tuple *key, __u64 hash, __u32 number, _
 
 			tops &= tops - 1;
 			c = conn_at(taken - 1);
-			if (!c || taken == except)
+			if (!c || taken == which >> 32)
 				continue;
 			life = *(volatile __u32 *)&c->life;
-			if ((KINDS(life & 0xf) & kinds) && slot_has(c, key))
+			if ((KINDS(life & 0xf) & which) && slot_has(c, key))
 				return (__u64)life << 32 | taken;
 		}
 	}
 	return 0;
 }
 
-/* The same for all groups where the key may be. */
-ROAD __u64 table_find(const struct tuple *key, __u64 hash, __u32 kinds, __u32 except)
+/* The same in one table: where looking begins, and only if a key that belongs there went astray, elsewhere. */
+static __always_inline __u64 table_search(const struct tuple *key, __u64 hash, __u64 which, int old)
+{
+	__u32 home = home_group(hash, old);
+	__u64 found = group_find(key, hash, home, which, 1);
+	struct group *g;
+
+	if (found)
+		return found;
+	g = group_at(home);
+	if (!g || !(g->astray >> 8 * hash_word(hash) & 0xff))
+		return 0;
+	found = group_find(key, hash, home, which, TAG_WORDS);
+	if (found || !g->spilled)
+		return found;
+	return group_find(key, hash, other_group(hash, old), which, TAG_WORDS);
+}
+
+/* The same wherever the key may be. */
+__noinline __u64 table_find(const struct tuple *key, __u64 hash, __u64 which)
 {
 	__u64 found;
 
 	if (!key)
 		return 0;
+	if (!TWO_TABLES)
+		return table_search(key, hash, which, 0);
 #pragma unroll
-	for (__u32 turn = 0; turn < TURNS; turn++) {
-		__u32 old = turn >> 1 == 1, number = home_group(hash, old);
-
-		if (turn & 1) {
-			struct group *home = group_at(number);
-
-			if (!home || !home->spilled)
-				continue;
-			number = other_group(hash, old);
-		}
-		found = group_find(key, hash, number, kinds | (TWO_TABLES ? KINDS(SLOT_MOVING) : 0), except);
+	for (int turn = 0; turn < 3; turn++) {
+		found = table_search(key, hash, which | KINDS(SLOT_MOVING), turn == 1);
 		if (!found)
 			continue;
-		if (!TWO_TABLES || (found >> 32 & LIFE_KIND) != SLOT_MOVING)
+		if ((found >> 32 & LIFE_KIND) != SLOT_MOVING)
 			return found;
 		wait_for(found);
 	}
 	return 0;
 }
 
-/* What table_find would answer if the first tag that fits is the right one; else 0. */
-static __always_inline __u64 table_peek(const struct tuple *key, __u64 hash)
+/* The slot where looking begins, if it has this key; else NULL. Most have theirs just there. As its place does not
+ * depend on what the tag is, a CPU that foresees the answer fetches both at once. */
+static __always_inline struct conn *table_peek(const struct tuple *key, __u64 hash, __u32 *number, __u32 *life)
 {
-	__u32 group = home_group(hash, 0), w = hash_word(hash), number, life;
+	__u32 group = home_group(hash, 0), place = hash_place(hash);
+	struct slots *slots = slots_of(group);
 	struct tags *tags = tags_of(group);
 	struct conn *c;
-	__u64 tops;
 
-	if (!tags)
-		return 0;
-	barrier_var(w);		/* a compiler may keep it where the verifier forgets how small it is */
-	w &= TAG_WORDS - 1;
-	tops = zero_bytes(tags->word[w] ^ BYTES(hash_tag(hash)));
-	if (!tops)
-		return 0;
-	number = group * GROUP_SLOTS + place_of(w, tops);
-	c = conn_at(number);
-	if (!c)
-		return 0;
-	life = *(volatile __u32 *)&c->life;
-	if (!(KINDS(life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
-		return 0;
-	return (__u64)life << 32 | (1 + number);
+	if (!tags || !slots)
+		return NULL;
+	barrier_var(place);	/* a compiler may keep it where the verifier forgets how small it is */
+	place &= GROUP_SLOTS - 1;
+	if (((__u8 *)tags)[place] != hash_tag(hash))
+		return NULL;
+	c = &slots->slot[place];
+	*life = *(volatile __u32 *)&c->life;
+	if (!(KINDS(*life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
+		return NULL;
+	*number = group * GROUP_SLOTS + place;
+	return c;
 }
 
 /* ---- taking and giving back ------------------------------------------------------------------------------------- */
 
-/* A free slot of the group, now held: 1 + its number, or 0. One that was freed just now only if `hurry`. */
+/* The life word of a slot's next life, still without a kind. No turn is 0: that is a slot that was never used. */
+static __always_inline __u32 next_turn(__u32 life)
+{
+	__u32 next = (life & ~0xffffu) + (1u << LIFE_TURN_SHIFT);
+
+	return next ? next : 1u << LIFE_TURN_SHIFT;
+}
+
+/* A free slot of the group, now held: 1 + its number, or 0. The one at `first` if it can be had. One that was freed
+ * just now only if `hurry`. */
 __noinline __u32 group_take(__u32 number, __u32 first, int hurry, __u64 now)
 {
 	struct slots *slots = slots_of(number);
 	struct tags *tags = tags_of(number);
 	struct group *g = group_at(number);
+	__u64 wish = 0x80ull << 8 * (first % 8);
 
 	if (!tags || !slots || !g)
 		return 0;
 	for (__u32 i = 0; i < TAG_WORDS; i++) {
-		__u32 w = (first + i) & (TAG_WORDS - 1);
+		__u32 w = (first / 8 + i) & (TAG_WORDS - 1);
 		__u64 word = tags->word[w], seen, tops = zero_bytes(word);
 
 		for (__u32 j = 0; j < 16 && tops; j++) {
-			__u32 place = place_of(w, tops) & (GROUP_SLOTS - 1);
+			__u64 top = tops & wish ? wish : tops & -tops;
+			__u32 place = place_of(w, top) & (GROUP_SLOTS - 1);
 			struct conn *c = &slots->slot[place];
 
 			if (hurry || !c->life || past(c->packets + REST_TICKS, now)) {
@@ -317,17 +345,30 @@ __noinline __u32 group_take(__u32 number, __u32 first, int hurry, __u64 now)
 								   word | (__u64)TAG_HELD << 8 * (place & 7));
 				if (seen == word) {
 					__sync_fetch_and_add(&g->used, 1);
-					c->life = (c->life & ~0xffffu) + (1u << LIFE_TURN_SHIFT) + SLOT_FILLING;
+					c->life = next_turn(c->life) | SLOT_FILLING;
 					return 1 + number * GROUP_SLOTS + place;
 				}
 				word = seen;	/* others are at it: look again */
 				tops = zero_bytes(word);
 				continue;
 			}
-			tops &= tops - 1;
+			tops &= ~top;
 		}
 	}
 	return 0;
+}
+
+/* Count a key that is not where looking for it begins, so that it is looked for elsewhere, too; or forget it. */
+static __always_inline void table_astray(__u64 hash, __u32 number, int count)
+{
+	__u32 group = number / GROUP_SLOTS, home = home_group(hash, IS_OLD(group)), word = hash_word(hash);
+	struct group *g = group_at(home);
+
+	if (!g || (group == home && number / 8 % TAG_WORDS == word))
+		return;
+	if (group != home)
+		__sync_fetch_and_add(&g->spilled, count);
+	__sync_fetch_and_add(&g->astray, (__u64)(__s64)count << 8 * word);
 }
 
 /* A free slot for a key, now held: 1 + its number, or 0 when both its groups are full. */
@@ -340,13 +381,13 @@ static __always_inline __u32 table_take(__u64 hash, int hurry, __u64 now)
 		return 0;
 	if (first->used >= CROWDED && second->used < first->used)
 		use = other;
-	number = group_take(use, hash_word(hash), hurry, now);
+	number = group_take(use, hash_place(hash), hurry, now);
 	if (!number) {
 		use ^= home ^ other;
-		number = group_take(use, hash_word(hash), hurry, now);
+		number = group_take(use, hash_place(hash), hurry, now);
 	}
-	if (number && use != home)
-		__sync_fetch_and_add(&first->spilled, 1);
+	if (number)
+		table_astray(hash, number - 1, 1);
 	return number;
 }
 
@@ -362,19 +403,14 @@ static __always_inline void table_publish(__u32 number, __u32 tag)
 /* Give a slot back; the caller alone has it. `keyed`: it has a key, under which it was found or was to be. */
 __noinline int table_give_back(__u32 number, int keyed, __u64 now)
 {
-	__u32 group = number / GROUP_SLOTS, home;
-	struct group *g = group_at(group), *first;
-	struct tags *tags = tags_of(group);
+	struct group *g = group_at(number / GROUP_SLOTS);
+	struct tags *tags = tags_of(number / GROUP_SLOTS);
 	struct conn *c = conn_at(number);
 
 	if (!tags || !g || !c)
 		return 0;
-	if (keyed) {
-		home = home_group(slot_hash(c), IS_OLD(group));
-		first = group_at(home);
-		if (first && home != group)
-			__sync_fetch_and_add(&first->spilled, -1);
-	}
+	if (keyed)
+		table_astray(slot_hash(c), number, -1);
 	c->packets = ticks(now);
 	c->life = (c->life & ~0xffffu) | SLOT_FREE;
 	__sync_fetch_and_add(&g->used, -1);

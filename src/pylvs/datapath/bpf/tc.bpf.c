@@ -23,19 +23,18 @@
 #include "sweep.h"
 
 /* A packet of a TCP or UDP service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of
- * the connection in `found`. That one still counts while a real server is chosen, as in the kernel.
+ * the connection in `found`. That one still counts while a real server is chosen, as in the kernel. RECEIVED: what the
+ * connection is to be stands in `births`.
  * A function of its own: it is for first packets alone, and its variables are not in the way of all others. */
 __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *found, struct outcome *out, __u64 now)
 {
-	const struct config *cfg = at(&config, 0);
-	struct runtime *rt = at(&runtime, 0);
 	struct birth *birth = at(&births, 0);
 	struct pool_server *chosen;
 	struct service *s;
 	__u32 number, pool, place;
 	struct dest *d;
 
-	if (!p || !found || !out || !cfg || !rt || !birth)
+	if (!p || !found || !out || !birth)
 		return UP_NO_SERVICE;
 	number = service_find(p);
 	s = number ? at(&services, number - 1) : NULL;
@@ -69,11 +68,6 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 	birth->daddr = d->address;
 	birth->dport = d->port ? d->port : p->tuple.dport;
 	birth->fwmark = skb->mark;
-	if (!conn_claim(rt, &p->tuple, birth, now, found)) {
-		out->verdict = TC_ACT_SHOT;
-		return DROPPED_TABLE_FULL;
-	}
-	count(cfg, d, birth->dest, A_CONN, 0);
 	return RECEIVED;
 }
 
@@ -103,7 +97,7 @@ __noinline int follow(const struct packet *p, const struct found *was, __u64 now
 	c = conn_at(was->number);
 	if (!c || conn_same(c, was))
 		return 0;
-	slot = table_find(&p->tuple, table_hash(&p->tuple), KINDS(SLOT_CONN) | KINDS(SLOT_BACK), 0);
+	slot = table_find(&p->tuple, table_hash(&p->tuple), KINDS(SLOT_CONN) | KINDS(SLOT_BACK));
 	found.number = (__u32)slot - 1;
 	c = conn_at(found.number);
 	if (!slot || !c)
@@ -189,6 +183,7 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 static __always_inline int connect(struct __sk_buff *skb, struct packet *p, const struct config *cfg, struct conn *c,
 				   struct found *found, struct outcome *out, __u64 now)
 {
+	struct birth *birth;
 	struct dest *d;
 	int reason;
 
@@ -204,9 +199,22 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, cons
 		found->life = 0;
 	}
 	reason = admit(skb, p, found, out, now);
-	if (reason != RECEIVED && found->life)
-		conn_release(found->number, found->life, now);
-	return reason;
+	if (reason != RECEIVED) {
+		if (found->life)
+			conn_release(found->number, found->life, now);
+		return reason;
+	}
+	/* not called by admit: the stack is too small for one below the other */
+	reason = conn_claim(&p->tuple, found, now);
+	if (reason != RECEIVED) {
+		out->verdict = TC_ACT_SHOT;
+		return reason;
+	}
+	birth = at(&births, 0);
+	d = birth ? at(&dests, birth->dest) : NULL;
+	if (d)
+		count(cfg, d, birth->dest, A_CONN, 0);
+	return RECEIVED;
 }
 
 static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
@@ -229,13 +237,13 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	sweep_if_late(cfg, rt, now);
 
 	c = conn_find_fast(&p->tuple, now, &found);
-	if (TWO_TABLES && !c && found.moving)	/* each of its two slots is moved once: the third look finds it */
+	if (TWO_TABLES && !c && found.again)	/* each of its two slots is moved once: the third look finds it */
 		return UP_JUST_ENDED;
 	if (c && p->truncated) {
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
-	if (!c && !p->truncated)
+	if (!c && !p->truncated && may_be_plain_reply(&p->tuple))
 		found.from_server = find_plain_reply(p, &found, now);
 	if (!found.from_server) {
 		reason = connect(skb, p, cfg, c, &found, out, now);
@@ -254,23 +262,28 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	return reason;
 }
 
-/* What is known of the packet at hand. Not on the stack, of which there is little. */
+/* What is known of the packet at hand. With two tables there is too little stack for it. */
+#if TWO_TABLES
 MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
+#define PACKET(name) struct packet *name = at(&packets, 0)
+#else
+#define PACKET(name) struct packet name##_here, *name = &name##_here
+#endif
 
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
-	struct packet *p = at(&packets, 0), nothing = {};
 	/* unless something else is decided: to whoever comes next, other TC programs, then the stack */
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
-	int reason;
+	int reason = UP_JUST_ENDED;
+	PACKET(p);
 
 	if (!p)
 		return TC_ACT_UNSPEC;
-	*p = nothing;
+	__builtin_memset(p, 0, sizeof(*p));
 	note(RECEIVED);
-	reason = way(skb, p, &out);
-	if (TWO_TABLES && reason == UP_JUST_ENDED)	/* or it was moved: it is in another place now */
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
 	if (out.error)
 		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);

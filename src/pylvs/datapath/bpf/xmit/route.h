@@ -14,6 +14,11 @@
 #define PATHS 256
 #define NEIGHBOUR_MASK 15
 
+/* Link-layer addresses, as they stand at a frame's beginning: which is two bytes before a multiple of four. */
+struct hop {
+	__u16 half[6];
+};
+
 /* A route as it was told, and when. A cache line. */
 struct path {
 	union address dst;
@@ -21,12 +26,12 @@ struct path {
 	__u64 tick;
 	__u32 ifindex;
 	__u16 mtu;
-	__u8 family;
-	__u8 unused;
-	__u8 dmac[6];
-	__u8 smac[6];
+	struct hop hop;
+	__u16 family;
 	__u32 asked;		/* how often the kernel was asked for what is or was here */
 };
+
+_Static_assert(sizeof(struct path) == 64 && __builtin_offsetof(struct path, hop) % 4 == 2, "all at their places");
 
 MAP(paths, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct path, PATHS, 0);
 
@@ -50,8 +55,10 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct pac
 	return p->l4 - ETH_LEN + (offset >> 4) * 4 + skb->gso_size;
 }
 
-static __always_inline int same_address(const union address *a, const union address *b)
+static __always_inline int same_address(const union address *a, const union address *b, __u8 family)
 {
+	if (family == AF_INET)
+		return a->word[0] == b->word[0];
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
 	       a->word[3] == b->word[3];
 }
@@ -89,6 +96,15 @@ static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_f
 	return ROUTED_NOWHERE;
 }
 
+static __always_inline struct hop hop_of(const struct bpf_fib_lookup *fib)
+{
+	struct hop hop;
+
+	__builtin_memcpy(&hop, fib->dmac, 6);
+	__builtin_memcpy((void *)&hop + 6, fib->smac, 6);
+	return hop;
+}
+
 /* What this CPU was told within this tick of the clock about the way from src (all zero: as the director likes) to dst,
  * or NULL. It holds all that a packet needs but the next hop's address. */
 static __always_inline struct path *path_known(__u8 family, const union address *src, const union address *dst,
@@ -96,8 +112,8 @@ static __always_inline struct path *path_known(__u8 family, const union address 
 {
 	struct path *path = path_of(src, dst);
 
-	if (path && path->tick == now && path->family == family && same_address(&path->dst, dst) &&
-	    same_address(&path->src, src))
+	if (path && path->tick == now && path->family == family && same_address(&path->dst, dst, family) &&
+	    same_address(&path->src, src, family))
 		return path;
 	return NULL;
 }
@@ -122,27 +138,30 @@ static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_l
 	path->family = family;
 	path->ifindex = fib->ifindex;
 	path->mtu = fib->mtu_result;
-	__builtin_memcpy(path->dmac, fib->dmac, 6);
-	__builtin_memcpy(path->smac, fib->smac, 6);
+	path->hop = hop_of(fib);
 	path->tick = now;
 	return routed;
 }
 
-/* Out of an interface, between two link-layer addresses. */
-static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const __u8 *dmac, const __u8 *smac)
+/* Out of an interface, to a next hop. */
+static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)skb->data;
 
-	if (data + ETH_LEN > end)
+	if (data + ETH_LEN > (void *)(long)skb->data_end)
 		return TC_ACT_SHOT;
-	__builtin_memcpy(data, dmac, 6);
-	__builtin_memcpy(data + 6, smac, 6);
+	*(__u16 *)data = hop->half[0];
+	*(__u32 *)(data + 2) = *(__u32 *)&hop->half[1];
+	*(__u32 *)(data + 6) = *(__u32 *)&hop->half[3];
+	*(__u16 *)(data + 10) = hop->half[5];
 	return bpf_redirect(ifindex, 0);
 }
 
 /* Out of the interface that route() found. */
 static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
 {
+	struct hop hop;
+
 	if (neighbour) {
 		struct bpf_redir_neigh next = { .nh_family = fib->family };
 
@@ -152,7 +171,8 @@ static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib
 			__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, 16);
 		return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 	}
-	return transmit_to(skb, fib->ifindex, fib->dmac, fib->smac);
+	hop = hop_of(fib);
+	return transmit_to(skb, fib->ifindex, &hop);
 }
 
 /* TTL or hop limit - 1, in place. */

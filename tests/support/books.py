@@ -1,0 +1,150 @@
+"""The books of a director that rests: every number agrees with every other.
+
+What packets write from all CPUs at once, without a lock, is held against itself: the table's slots against their tags
+and their groups' counts, the two sides of LVS-NAT connections against each other, the connections against what the
+real servers carry, the packets against their reasons.
+"""
+
+import struct
+from collections import Counter
+from typing import NamedTuple
+
+from pylvs.datapath import _layout as layout
+from pylvs.datapath.instance import Instance
+from pylvs.datapath.layout import BACK, CONN, MORE, REASONS
+from pylvs.datapath.programs import PARITY
+from pylvs.datapath.table import Hash
+
+AF_INET, MASQ = 2, 0
+_SLOTS = layout.GROUP_SLOTS
+
+
+class _Connection(NamedTuple):
+    """What the books have to say of a connection."""
+
+    key: tuple[bytes, bytes, int, int, int, int]
+    reply: tuple[bytes, bytes, int, int, int, int]
+    dest: int
+    nat: bool
+    inactive: bool
+    more: int
+    """Number of the slot with its rest, or -1."""
+
+
+class _Books:
+    def __init__(self, instance: Instance):
+        self.instance = instance
+        self.memory = instance.slots.memory[: instance.slots.entries * CONN.size]
+        self.tags = instance.tags.memory[: instance.slots.entries]
+        self.parity = (PARITY if instance.config.get(0, "table") % 2 else 0) * _SLOTS
+        self.connections: dict[int, _Connection] = {}
+        self.backs: dict[int, tuple[tuple[bytes, bytes, int, int, int, int], int]] = {}
+        self.mores: dict[int, int] = {}
+        for place, record in enumerate(CONN.iterate(self.memory)):
+            kind = record[0] & layout.LIFE_KIND
+            if kind == layout.SLOT_CONN:
+                self.connections[place | self.parity] = self._connection(place, record)
+            elif kind == layout.SLOT_BACK:
+                conns = BACK.get(self.memory, place, "conns")
+                self.backs[place | self.parity] = (self._key(record[6], record[7], *record[9:]), conns)
+            elif kind == layout.SLOT_MORE:
+                self.mores[place | self.parity] = MORE.get(self.memory, place, "conn")
+            else:
+                assert kind == layout.SLOT_FREE, f"slot {place} is left as of kind {kind}"
+
+    @staticmethod
+    def _key(
+        sport: int, dport: int, protocol: int, family: int, addresses: bytes
+    ) -> tuple[bytes, bytes, int, int, int, int]:
+        width = 4 if family == AF_INET else 16
+        return addresses[:width], addresses[width : 2 * width], sport, dport, protocol, family
+
+    def _connection(self, place: int, record: tuple) -> _Connection:
+        life, status, _, _, _, dest, cport, vport, dport, protocol, family, addresses = record
+        key = self._key(cport, vport, protocol, family, addresses)
+        server = self.instance.dests.get(dest, "address")[: 4 if family == AF_INET else 16]
+        more = life >> layout.LIFE_MORE_SHIFT & 0xFF
+        assert (life >> layout.LIFE_TURN_SHIFT) & 0xFF == status >> 24, f"slot {place}: a status of another turn"
+        return _Connection(
+            key,
+            (server, key[0], dport, cport, protocol, family),
+            dest,
+            status >> 8 & layout.CONN_METHOD == MASQ,
+            bool(status >> 8 & layout.CONN_INACTIVE),
+            (place // _SLOTS * _SLOTS + more - 1) | self.parity if more else -1,
+        )
+
+    def check_groups(self) -> None:
+        """Tags say what lies in their slots, and where it lies; the groups' counts say how much."""
+        spilled: Counter[int] = Counter()
+        keyed = dict(Hash(self.instance).spots(self.memory))
+        for place, tag in enumerate(self.tags):
+            spot = keyed.get(place)
+            if spot is not None:
+                assert tag == spot.tag, f"slot {place}: tag {tag} is not its key's {spot.tag}"
+                assert place // _SLOTS in (spot.group, spot.other), f"slot {place}: in none of its key's groups"
+                spilled[spot.group] += place // _SLOTS != spot.group
+            elif place | self.parity in self.mores:
+                assert tag == layout.TAG_HELD, f"slot {place}: the rest of a connection under tag {tag}"
+            else:
+                assert tag == layout.TAG_FREE, f"slot {place}: free, under tag {tag}"
+        for group in range(self.instance.groups.entries):
+            used = _SLOTS - self.tags[group * _SLOTS : (group + 1) * _SLOTS].count(layout.TAG_FREE)
+            counts = self.instance.groups
+            assert counts.get(group, "used") == used, f"group {group}: {counts.get(group, 'used')} used, not {used}"
+            assert counts.get(group, "spilled") == spilled[group], (
+                f"group {group}: {counts.get(group, 'spilled')} spilled, not {spilled[group]}"
+            )
+
+    def check_references(self) -> None:
+        """No key is there twice; both sides of a connection, and its rest, are there and know of each other."""
+        for keys in ([c.key for c in self.connections.values()], [key for key, _ in self.backs.values()]):
+            twice = [key for key, count in Counter(keys).items() if count > 1]
+            assert not twice, f"{len(twice)} keys are there twice, {twice[0]}"
+        replies = Counter(c.reply for c in self.connections.values() if c.nat)
+        for place, (key, conns) in self.backs.items():
+            newest, before = conns & 0xFFFFFFFF, conns >> 32
+            named = [number - 1 for number in (newest, before) if number]
+            assert newest and len(set(named)) == len(named), f"reply side {place} names {conns:#x}"
+            for number in named:
+                owner = self.connections.get(number)
+                assert owner and owner.nat and owner.reply == key, f"reply side {place} names {number}: {owner}"
+            assert replies[key] <= 2 and len(named) == replies[key], f"{replies[key]} have the replies of {place}"
+        missing = replies.keys() - {key for key, _ in self.backs.values()}
+        assert not missing, f"{len(missing)} LVS-NAT connections have no reply side, {missing}"
+        rests = {c.more: number for number, c in self.connections.items() if c.more >= 0}
+        assert rests == self.mores, "connections and their rests"
+
+    def check_counters(self) -> tuple[int, int]:
+        """Real servers' loads and packets' reasons; (connections, active ones)."""
+        instance = self.instance
+        total: Counter[int] = Counter(c.dest for c in self.connections.values())
+        active: Counter[int] = Counter(c.dest for c in self.connections.values() if not c.inactive)
+        assert instance.runtime.get(0, "conns") == len(self.connections)
+        for dest in range(instance.config.get(0, "dests_high")):
+            load = instance.dest_loads
+            found = (load.get(dest, "total"), load.get(dest, "active"))
+            assert found == (total[dest], active[dest]), f"real server {dest} carries {found}"
+        assert sum(total.values()) == sum(total[dest] for dest in range(instance.config.get(0, "dests_high")))
+        counts = {name: instance.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
+        received = counts.pop("received")
+        assert received == sum(count for name, count in counts.items() if not name.startswith("answered_"))
+        return len(self.connections), sum(active.values())
+
+
+def books(instance: Instance) -> tuple[int, int]:
+    """(connections, active ones), from every place that tells of them; AssertionError where two of them disagree.
+
+    The director has to rest: no packets, and no connection that the sweep is just about to end. No more than two
+    connections may have had the same replies: of more than two the table only remembers the two newest.
+    """
+    found = _Books(instance)
+    found.check_groups()
+    found.check_references()
+    return found.check_counters()
+
+
+def places(instance: Instance) -> dict[tuple[bytes, int], int]:
+    """Number of the slot of every connection, by its client's address and port."""
+    return {(c.key[0], struct.unpack(">H", struct.pack("=H", c.key[2]))[0]): number
+            for number, c in _Books(instance).connections.items()}  # fmt: skip
