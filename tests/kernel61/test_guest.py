@@ -22,6 +22,7 @@ PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygmen
 """What pytest is made of, all of it Python: the guest has none of its own."""
 TESTS = (
     *(f"packet/test_{name}" for name in ("nat", "dr", "counters", "servers", "table", "conns", "status", "errors")),
+    *(f"packet/test_{name}" for name in ("interfaces", "resize_hammer")),
     *(f"golden/test_{name}" for name in ("sched", "states", "conn")),
 )
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not."""

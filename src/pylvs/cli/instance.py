@@ -20,8 +20,8 @@ def _parser() -> argparse.ArgumentParser:
         "--conn-tab-bits",
         type=int,
         metavar="N",
-        help="size of the connection table: 2^N slots (12 to 26); default: by the machine's memory. An IPv4 connection takes one slot, "
-        "under LVS-NAT two. Changed while packets pass if the packet path is loaded already",
+        help="size of the connection table: 2^N slots (12 to 26); default: by the machine's memory. An IPv4 connection "
+        "takes one slot, under LVS-NAT two. Changed while packets pass if the packet path is loaded already",
     )
     load.add_argument(
         "--max-services",
