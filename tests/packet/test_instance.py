@@ -24,6 +24,7 @@ from pylvs.errors import DatapathError, InvalidValue, NotSupported
 from pylvs.lab.waiting import wait_for
 from pylvs.model import MASQ, RealServer, Timeouts, VirtualService, real_server, virtual_service
 from support.harness import INDEX, Harness, frame, ip, pins
+from support.kernel import needs_tcx
 from support.talk import IPV4, IPV6, Talk
 
 WEB = virtual_service(IPV4.vip, 80, scheduler="rr")
@@ -167,6 +168,7 @@ def test_attach_and_detach(lvs: Harness) -> None:
     assert lvs.wire([frame(talk.question("S"))]) == {"forwarded_nat_request": 1}, "attached once, not twice"
 
 
+@needs_tcx
 def test_interfaces_that_come_and_go(lvs: Harness) -> None:
     ip("link add x0 index 300 type veth peer name x1")
     try:
@@ -474,6 +476,7 @@ def test_a_flush_of_many_services_is_all_or_nothing(lvs: Harness) -> None:
 # Renewed.
 
 
+@needs_tcx
 def test_programs_are_replaced_under_running_connections(lvs: Harness) -> None:
     talks = [Talk(lvs, family).serve().opens() for family in (IPV4, IPV6)]
     before = {index: _program_of(lvs, index) for index in INDEX.values()}
@@ -511,6 +514,7 @@ def test_the_timer_goes_on_after_that(lvs: Harness) -> None:
 # Gone namespaces.
 
 
+@needs_tcx
 def test_pins_of_a_gone_namespace_are_removed(lvs: Harness) -> None:
     """Killed without a chance to clean up; its namespace ends with it, its pins do not."""
     told, tell = os.pipe()
