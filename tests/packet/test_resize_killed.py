@@ -223,7 +223,7 @@ def lvs(own_network: Harness) -> Iterator[Harness]:
 
 @pytest.mark.parametrize(
     ("before", "after", "full", "stride"),
-    [(12, 13, False, 1), (13, 12, False, 3), (13, 12, True, 2)],
+    [(12, 13, False, 2), (13, 12, False, 5), (13, 12, True, 4)],
     ids=["up", "down", "does-not-fit"],
 )
 def test_killed_at_every_step(lvs: Harness, before: int, after: int, full: bool, stride: int) -> None:
