@@ -145,7 +145,12 @@ def locked(directory: str, create: bool = True, wait: bool = True) -> Iterator[N
     while True:
         if create:
             os.makedirs(directory, 0o700, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if create:
+                continue  # a prune was quicker
+            raise
         try:
             flock(fd, LOCK_EX if wait else LOCK_EX | LOCK_NB)
             # while we waited, an unload may have removed the directory and another command made a new one

@@ -255,7 +255,7 @@ static long room_step(__u64 i, struct room_walk *w)
 __noinline __u64 conn_to_give_way(__u64 hash, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
-	struct room_walk w = { .now = now, .first = bpf_get_prandom_u32() };
+	struct room_walk w = { .now = now, .first = bpf_get_prandom_u32(), .seen = FIRST(0, now) };
 	__u32 old = table_target();
 
 	if (!rt)
@@ -587,6 +587,11 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	found->from_server = 0;
 	if (back && !back_join(back - 1, birth, number, now)) {
 		conn_release(number, found->life, now);
+		return DROPPED_CONTENDED;
+	}
+	/* whoever has ended it meanwhile did not find it on the real server's side */
+	if (back && !conn_same(c, found)) {
+		back_leave(&birth->reply, number, now);
 		return DROPPED_CONTENDED;
 	}
 	return RECEIVED;

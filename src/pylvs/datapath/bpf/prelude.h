@@ -26,3 +26,8 @@
 #include "layout.h"
 #include "maps.h"
 #include "clock.h"
+
+/* Linux 6.1 verifies a loop's callback once, with what its variables hold before the first round, and throws away the
+ * branches that cannot be taken with that. So a first value on which a branch depends must be one that the verifier does
+ * not know: `word` is one whose top bit is never set, and the verifier does not know that. */
+#define FIRST(value, word) ((value) + (__u32)((__u64)(word) >> (8 * sizeof(word) - 1)))

@@ -27,7 +27,7 @@ static long lc_step(__u64 i, struct lc_walk *w)
 
 static __always_inline __u32 lc_choose(struct pool_head *head, __u32 pool)
 {
-	struct lc_walk w = { .pool = pool, .chosen = NOBODY };
+	struct lc_walk w = { .pool = pool, .chosen = FIRST(NOBODY, head->count) };
 
 	bpf_loop(head->count, lc_step, &w, 0);
 	return w.chosen;

@@ -29,7 +29,7 @@ static long wlc_step(__u64 i, struct wlc_walk *w)
 
 static __always_inline __u32 wlc_choose(struct pool_head *head, __u32 pool)
 {
-	struct wlc_walk w = { .pool = pool, .chosen = NOBODY };
+	struct wlc_walk w = { .pool = pool, .chosen = FIRST(NOBODY, head->count) };
 
 	bpf_loop(head->count, wlc_step, &w, 0);
 	return w.chosen;

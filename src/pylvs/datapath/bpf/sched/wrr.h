@@ -60,7 +60,7 @@ static __always_inline __u32 wrr_choose(struct pool_head *head, __u32 pool)
 		state = head->state;
 		w.place = w.last = (__u32)state;
 		w.weight = state >> 32;
-		w.stop = w.last_pass = w.restarted = 0;
+		w.stop = w.last_pass = w.restarted = FIRST(0, state);	/* a weight is never negative */
 		w.chosen = NOBODY;
 		bpf_loop(WALK_MAX, wrr_step, &w, 0);
 		next = (__u64)(__u32)w.weight << 32 | w.place;
