@@ -9,7 +9,7 @@
  * found.number only says whether the connection has just been made.
  *
  * Replaces: conn_release conn_find conn_find_fast? conn_claim sweep_group
- * Patches tc.bpf.c: c = conn_at(found.number); => c = conn_again(c, &p->tuple, &found);
+ * Patches tc.bpf.c: c = conn_at(found.number); if (!c) return UP_JUST_ENDED; => c = conn_again(c, &p->tuple, &found); if (!c) return UP_JUST_ENDED;
  */
 
 MAP(conn_hash, BPF_MAP_TYPE_HASH, struct tuple, struct conn, 1, 0);
