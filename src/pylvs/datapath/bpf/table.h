@@ -287,8 +287,8 @@ __noinline __u64 table_find(const struct tuple *key, __u64 hash, __u64 which)
 	return 0;
 }
 
-/* The slot where looking begins, if it has this key; else NULL. Most have theirs just there. As its place does not
- * depend on what the tag is, a CPU that foresees the answer fetches both at once. */
+/* The slot where looking begins, if it has this key; else NULL. Most have theirs just there. It is fetched together with
+ * its tag, not after it; a newcomer is put there, too. */
 static __always_inline struct conn *table_peek(const struct tuple *key, __u64 hash, __u32 *number, __u32 *life)
 {
 	__u32 group = home_group(hash, 0), place = hash_place(hash);
@@ -300,10 +300,10 @@ static __always_inline struct conn *table_peek(const struct tuple *key, __u64 ha
 		return NULL;
 	barrier_var(place);	/* a compiler may keep it where the verifier forgets how small it is */
 	place &= GROUP_SLOTS - 1;
-	if (((__u8 *)tags)[place] != hash_tag(hash))
-		return NULL;
 	c = &slots->slot[place];
 	*life = *(volatile __u32 *)&c->life;
+	if (((__u8 *)tags)[place] != hash_tag(hash))
+		return NULL;
 	if (!(KINDS(*life & 0xf) & (KINDS(SLOT_CONN) | KINDS(SLOT_BACK))) || !slot_has(c, key))
 		return NULL;
 	*number = group * GROUP_SLOTS + place;
