@@ -9,6 +9,7 @@
 #include "parse.h"
 #include "table.h"
 #include "conn.h"
+#include "claim.h"
 #include "state.h"
 
 struct ask {

@@ -13,6 +13,7 @@
 #include "parse.h"
 #include "table.h"
 #include "conn.h"
+#include "claim.h"
 #include "service.h"
 #include "sched.h"
 #include "state.h"

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * Making a connection: a slot for it, room for that if need be, and that there is only one of it.
+ *
+ * Rules of this file:
+ *  - No established connection ever gives way to a new one. Half-open ones do, the oldest of a few first, and if there
+ *    is none claim says that there is no room.
+ *  - Who makes a connection publishes it and then looks whether another CPU has made the same one: there are never two.
+ */
+#pragma once
+
+#define GIVE_WAY_LOOKS 4	/* half-open connections to choose the oldest from */
+
+const volatile __u8 tcp_half_open[TCP_STATES];
+
+/* ---- room ---------------------------------------------------------------------------------------------------- */
+
+struct room_walk {
+	__u64 now;
+	__u32 group;
+	__u32 other;
+	__u32 first;		/* where looking begins: anywhere, so that it is not always the same few that give way */
+	__u32 seen;		/* half-open connections */
+	__u32 number;		/* 1 + that of the one that goes first */
+	__u32 life;
+	__u32 expires;
+	__u32 over;		/* its time is over anyway */
+};
+
+static long room_step(__u64 i, struct room_walk *w)
+{
+	__u32 group = (w->first ^ i) & GROUP_SLOTS ? w->other : w->group, life, state;
+	__u32 number = group * GROUP_SLOTS + (w->first + i) % GROUP_SLOTS;
+	struct conn *c = conn_at(number);
+	struct conn_rest *rest;
+
+	if (!c)
+		return 1;
+	life = c->life;
+	if ((life & LIFE_KIND) == SLOT_BACK)
+		number = (__u32)((struct back *)c)->conns - 1;
+	else if ((life & LIFE_KIND) == SLOT_MORE)
+		number = ((struct more *)c)->conn;
+	else if ((life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	c = conn_at(number);
+	if (!c)
+		return 0;
+	life = c->life;
+	if ((life & LIFE_KIND) != SLOT_CONN)
+		return 0;
+	w->over = past(c->expires, w->now);
+	if (!w->over) {
+		state = c->status & STATUS_STATE;
+		if (c->protocol != IPPROTO_TCP || state >= TCP_STATES || !tcp_half_open[state])
+			return 0;
+		rest = conn_rest(c, number);
+		if (rest && rest->controls)
+			return 0;
+		if (w->seen++ && (__s32)(c->expires - w->expires) >= 0)
+			return w->seen >= GIVE_WAY_LOOKS;
+	}
+	w->number = 1 + number;
+	w->life = life;
+	w->expires = c->expires;
+	return w->over || w->seen >= GIVE_WAY_LOOKS;
+}
+
+/* Who gives way to a newcomer of this hash: 1 + number, life << 32; 0: nobody. */
+__noinline __u64 conn_to_give_way(__u64 hash, __u64 now)
+{
+	struct runtime *rt = at(&runtime, 0);
+	struct room_walk w = { .now = now, .first = bpf_get_prandom_u32(), .seen = FIRST(0, now) };
+	__u32 old = table_target();
+
+	if (!rt)
+		return 0;
+	w.group = home_group(hash, old);
+	w.other = other_group(hash, old);
+	bpf_loop(2 * GROUP_SLOTS, room_step, &w, 0);
+	if (w.number && !w.over)
+		__sync_fetch_and_add(&rt->gave_way, 1);
+	return (__u64)w.life << 32 | w.number;
+}
+
+/* A slot in one of a key's groups, now held: 1 + its number, or 0. Makes room if need be. */
+static __always_inline __u32 conn_slot(__u64 hash, __u64 now)
+{
+	__u32 number = table_take(hash, 0, now);
+	__u64 victim;
+
+	if (number)
+		return number;
+	number = table_take(hash, 1, now);
+	if (number)
+		return number;
+	victim = conn_to_give_way(hash, now);
+	if (!victim)
+		return 0;
+	conn_release((__u32)victim - 1, victim >> 32, now);
+	return table_take(hash, 1, now);
+}
+
+/* ---- claim ----------------------------------------------------------------------------------------------------- */
+
+/* Publish a filled slot, and make it what it is to be, unless another CPU has made one with the same key. Returns the
+ * slot that is it now, in the form of table_find: this one, or the other one, and then this one was given back. 0: the
+ * two got into each other's way, and neither is.
+ *
+ * Both publish before they look, so at least one of them sees the other. Who sees one that is finished gives up; if
+ * both are unfinished, the higher number gives up and the lower one waits to see it go. */
+__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, __u32 kind, __u64 now)
+{
+	struct conn *c = conn_at(number);
+	__u64 other;
+	__u32 life;
+
+	if (!c || !key)
+		return 0;
+	life = c->life;
+	table_publish(number, hash_tag(hash));
+	for (int i = 0; i < 4; i++) {
+		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING) | EXCEPT(number));
+		if (!other) {
+			life = (life & ~LIFE_KIND) | kind;
+			c->life = life;
+			return (__u64)life << 32 | (1 + number);
+		}
+		if ((other >> 32 & LIFE_KIND) != SLOT_FILLING || (__u32)other < 1 + number)
+			break;
+		wait_for(other);
+	}
+	more_give_back(number, life, now);
+	table_give_back(number, 1, now);
+	wait_for(other);
+	return table_find(key, hash, KINDS(kind & 0xf));
+}
+
+/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
+struct birth {
+	union address daddr;
+	__u32 dest;
+	__u32 flags;		/* conn_flag */
+	__u32 fwmark;
+	__u16 dport;
+	__u16 unused;
+	struct tuple reply;
+	__u64 hash;
+	__u64 reply_hash;
+};
+
+MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
+
+static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32 number)
+{
+	struct back *b = (struct back *)conn_at(slot);
+
+	if (!b)
+		return;
+	b->conns = 1 + number;
+	b->sport = key->sport;
+	b->dport = key->dport;
+	b->protocol = key->protocol;
+	b->family = key->family;
+	if (key->family == AF_INET) {
+		b->at.ipv4.caddr = key->src.word[0];
+		b->at.ipv4.vaddr = key->dst.word[0];
+	} else {
+		b->at.ipv6.caddr = key->src;
+		b->at.ipv6.vaddr = key->dst;
+	}
+}
+
+/* Let a reply's addresses lead to a connection, by the slot that was filled for it. If there is one already, an older
+ * connection has the same replies: they are the newer one's while that lives. */
+static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
+{
+	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old, kept;
+	struct conn *newest;
+	struct back *b;
+	__u32 kind;
+
+	if ((__u32)found == 1 + slot)
+		return 1;
+	b = found ? (struct back *)conn_at((__u32)found - 1) : NULL;
+	if (!b)
+		return 0;
+	for (int i = 0; i < 4; i++) {
+		old = b->conns;
+		if (!old)
+			return 0;	/* just being given back */
+		/* of two, one that is just ending makes room; else the older one does */
+		newest = conn_at((__u32)old - 1);
+		kind = newest ? newest->life & LIFE_KIND : SLOT_FREE;
+		kept = kind == SLOT_CONN || kind == SLOT_MOVING ? old << 32 : old >> 32 << 32;
+		if (__sync_val_compare_and_swap(&b->conns, old, kept | (1 + number)) == old)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline void conn_fill(struct conn *c, const struct tuple *key, const struct birth *birth, __u64 now)
+{
+	struct conn_rest rest = { .fwmark = birth->fwmark };
+
+	c->timeout = 3000;	/* until the protocol sets its own */
+	c->expires = conn_deadline(3000, now);
+	c->dest = birth->dest;
+	c->status = STATUS_FLAG(birth->flags) | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
+	c->packets = 0;
+	c->cport = key->sport;
+	c->vport = key->dport;
+	c->dport = birth->dport;
+	c->protocol = key->protocol;
+	c->family = key->family;
+	if (key->family == AF_INET) {
+		c->at.ipv4.caddr = key->src.word[0];
+		c->at.ipv4.vaddr = key->dst.word[0];
+		c->at.ipv4.rest = rest;
+	} else {
+		c->at.ipv6.caddr = key->src;
+		c->at.ipv6.vaddr = key->dst;
+	}
+}
+
+/* A slot for the rest of an IPv6 connection, if there is anything to say there. 0: there is no room for it. */
+static __always_inline int more_fill(struct conn *c, __u32 number, const struct birth *birth, __u64 now)
+{
+	struct conn_rest rest = { .fwmark = birth->fwmark };
+	struct more *more;
+	__u32 place;
+
+	if (c->family == AF_INET || !rest.fwmark)
+		return 1;
+	place = group_take(number / GROUP_SLOTS, 0, 1, now);
+	more = place ? (struct more *)conn_at(place - 1) : NULL;
+	if (!more)
+		return 0;
+	more->conn = number;
+	more->rest = rest;
+	more->life = (more->life & ~LIFE_KIND) | SLOT_MORE;
+	c->life |= ((place - 1) % GROUP_SLOTS + 1) << LIFE_MORE_SHIFT;
+	return 1;
+}
+
+static __always_inline void birth_reply(struct birth *birth, const struct tuple *key)
+{
+	birth->reply.src = birth->daddr;
+	birth->reply.dst = key->src;
+	birth->reply.sport = birth->dport;
+	birth->reply.dport = key->sport;
+	birth->reply.protocol = key->protocol;
+	birth->reply.family = key->family;
+}
+
+static __always_inline void claim_undo(struct dest_load *load, struct runtime *rt, __u64 now)
+{
+	__sync_fetch_and_add(&rt->conns, -1);
+	if (__sync_fetch_and_add(&load->total, -1) == 1)
+		load->idle = now;
+}
+
+/* A new connection for the packet's tuple, as it stands in `births`. RECEIVED: it is in `found`; if another CPU made the
+ * same connection meanwhile, that one. */
+__noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
+{
+	struct birth *birth = at(&births, 0);
+	struct runtime *rt = at(&runtime, 0);
+	struct dest_load *load;
+	__u32 number, back = 0;
+	struct conn *c;
+	__u64 slot;
+	int nat;
+
+	if (!key || !found || !birth || !rt)
+		return DROPPED_TABLE_FULL;
+	load = at(&dest_loads, birth->dest);
+	if (!load)
+		return DROPPED_TABLE_FULL;
+	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
+	 * is touched, since what is done with a lock waits until that has come from memory */
+	__sync_fetch_and_add(&load->total, 1);
+	__sync_fetch_and_add(&rt->conns, 1);
+	birth->hash = table_hash(key);
+	number = conn_slot(birth->hash, now) - 1;
+	c = conn_at(number);
+	if (!c)
+		goto no_room;
+	conn_fill(c, key, birth, now);
+	if (nat) {
+		birth_reply(birth, key);
+		birth->reply_hash = table_hash(&birth->reply);
+		back = conn_slot(birth->reply_hash, now);
+		if (back)
+			back_fill(back - 1, &birth->reply, number);
+	} else {
+		expect_plain_replies(key);
+	}
+	if ((nat && !back) || !more_fill(c, number, birth, now)) {
+		if (back)
+			table_give_back(back - 1, 1, now);
+		table_give_back(number, 1, now);
+		goto no_room;
+	}
+	slot = conn_settle(number, key, birth->hash, SLOT_CONN, now);
+	if ((__u32)slot != 1 + number) {
+		if (back)
+			table_give_back(back - 1, 1, now);
+		claim_undo(load, rt, now);
+		return slot && conn_find(key, now, found) && !found->from_server ? RECEIVED : DROPPED_CONTENDED;
+	}
+	found->number = number;
+	found->life = slot >> 32;
+	found->from_server = 0;
+	if (back && !back_join(back - 1, birth, number, now)) {
+		conn_release(number, found->life, now);
+		return DROPPED_CONTENDED;
+	}
+	/* whoever has ended it meanwhile did not find it on the real server's side */
+	if (back && !conn_same(c, found)) {
+		back_leave(&birth->reply, number, now);
+		return DROPPED_CONTENDED;
+	}
+	return RECEIVED;
+
+no_room:
+	claim_undo(load, rt, now);
+	return DROPPED_TABLE_FULL;
+}
