@@ -24,6 +24,14 @@ def packet_network() -> Iterator[Harness]:
         yield harness
 
 
+@pytest.fixture(scope="module")
+def own_network() -> Iterator[Harness]:
+    """For files in which interfaces, programs or tables come and go: what others put back would not be there."""
+    with Harness() as harness:
+        harness.leave()
+        yield harness
+
+
 @pytest.fixture
 def lvs(packet_network: Harness) -> Iterator[Harness]:
     """A director that knows nothing yet; the test is in its network namespace."""

@@ -31,14 +31,6 @@ WEB = virtual_service(IPV4.vip, 80, scheduler="rr")
 MAIL = virtual_service(IPV4.vip, 25, scheduler="wrr")
 
 
-@pytest.fixture(scope="module")
-def own_network() -> Iterator[Harness]:
-    """A network of this file's own: interfaces and programs come and go in it."""
-    with Harness() as harness:
-        harness.leave()
-        yield harness
-
-
 @pytest.fixture
 def lvs(own_network: Harness) -> Iterator[Harness]:
     own_network.enter()

@@ -25,14 +25,6 @@ from support.talk import FAMILIES, IPV4, Talk
 Kept = dict[tuple, tuple]
 
 
-@pytest.fixture(scope="module")
-def own_network() -> Iterator[Harness]:
-    """A network of this file's own: what other files put back after each test would be a table that is gone."""
-    with Harness() as harness:
-        harness.leave()
-        yield harness
-
-
 @pytest.fixture
 def lvs(own_network: Harness) -> Iterator[Harness]:
     own_network.enter()

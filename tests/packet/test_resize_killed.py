@@ -203,13 +203,6 @@ def _die_at(lvs: Harness, number: int, bits: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.fixture(scope="module")
-def own_network() -> Iterator[Harness]:
-    with Harness() as harness:
-        harness.leave()
-        yield harness
-
-
 @pytest.fixture
 def lvs(own_network: Harness) -> Iterator[Harness]:
     own_network.enter()
