@@ -29,7 +29,7 @@ _WORDS = {AF_INET: Struct("=2I"), AF_INET6: Struct("=8I")}
 
 
 class Spot(NamedTuple):
-    """Where a key may be, as hash_group and its like of table.h have it.
+    """Where a key may be, as home_group, other_group, hash_place and hash_tag of table.h have it.
 
     Attributes:
         group: the group where it belongs.

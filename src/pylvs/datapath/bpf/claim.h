@@ -158,17 +158,7 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
 	if (!b)
 		return;
 	b->conns = 1 + number;
-	b->sport = key->sport;
-	b->dport = key->dport;
-	b->protocol = key->protocol;
-	b->family = key->family;
-	if (key->family == AF_INET) {
-		b->at.ipv4.caddr = key->src.word[0];
-		b->at.ipv4.vaddr = key->dst.word[0];
-	} else {
-		b->at.ipv6.caddr = key->src;
-		b->at.ipv6.vaddr = key->dst;
-	}
+	slot_put((struct conn *)b, key);
 }
 
 /* Let a reply's addresses lead to a connection, by the slot that was filled for it. If there is one already, an older
@@ -208,19 +198,10 @@ static __always_inline void conn_fill(struct conn *c, const struct tuple *key, c
 	c->dest = birth->dest;
 	c->status = STATUS_FLAG(birth->flags) | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
 	c->packets = 0;
-	c->cport = key->sport;
-	c->vport = key->dport;
 	c->dport = birth->dport;
-	c->protocol = key->protocol;
-	c->family = key->family;
-	if (key->family == AF_INET) {
-		c->at.ipv4.caddr = key->src.word[0];
-		c->at.ipv4.vaddr = key->dst.word[0];
+	slot_put(c, key);
+	if (key->family == AF_INET)
 		c->at.ipv4.rest = rest;
-	} else {
-		c->at.ipv6.caddr = key->src;
-		c->at.ipv6.vaddr = key->dst;
-	}
 }
 
 /* A slot for the rest of an IPv6 connection, if there is anything to say there. 0: there is no room for it. */

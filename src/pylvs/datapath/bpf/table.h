@@ -216,6 +216,22 @@ static __always_inline int slot_has(const struct conn *c, const struct tuple *ke
 	       *(__u64 *)&c->at.ipv6.vaddr.word[2] == *(__u64 *)&key->dst.word[2];
 }
 
+/* The other way round: give a slot its key. */
+static __always_inline void slot_put(struct conn *c, const struct tuple *key)
+{
+	c->cport = key->sport;
+	c->vport = key->dport;
+	c->protocol = key->protocol;
+	c->family = key->family;
+	if (key->family == AF_INET) {
+		c->at.ipv4.caddr = key->src.word[0];
+		c->at.ipv4.vaddr = key->dst.word[0];
+	} else {
+		c->at.ipv6.caddr = key->src;
+		c->at.ipv6.vaddr = key->dst;
+	}
+}
+
 /* The slot of the group that has this key and is of one of the kinds in `which` (KINDS of slot_kind), but not the one
  * whose number is in `which` too (EXCEPT): 1 + its number, and << 32 the life in which it had the key; 0: there is none.
  * Only so many words of tags are looked at, from the one where looking begins.
