@@ -29,6 +29,7 @@ SHARED = (
     "service_key",
     "service",
     "pool_head",
+    "pool_options",
     "pool_server",
     "dest",
     "dest_load",
@@ -36,6 +37,7 @@ SHARED = (
     "estimate",
     "config",
     "runtime",
+    "sysctls",
     "own_address",
 )
 

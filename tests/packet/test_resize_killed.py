@@ -113,7 +113,7 @@ class Stage:
         lvs = self.lvs
         path = lvs.instance.path
         # or the timer would end what is put back, by a clock that is not put back yet
-        lvs.set(clock_offset=self._clock)
+        lvs.configure(clock_offset=self._clock)
         lvs.sweep()
         for name in os.listdir(f"{path}/maps"):
             if name.rpartition("_")[0] in datapath.TABLE:

@@ -55,7 +55,7 @@ def test_the_hash_is_this_directors_own(lvs: Harness) -> None:
     """With other seeds, everything would lie elsewhere: the test above tells them apart."""
     _fill(lvs, 600)
     seeds = lvs.instance.config.get(0, "seeds")
-    lvs.set(seeds=tuple(seed ^ 1 << 40 for seed in seeds))  # type: ignore[arg-type]
+    lvs.configure(seeds=tuple(seed ^ 1 << 40 for seed in seeds))
     assert probes(lvs.instance).lost > 300
 
 

@@ -369,10 +369,15 @@ class Harness:
         code = Shell(io.StringIO(rules), io.StringIO(), err, resolver=TestResolver(HOSTS)).run(["-R"])
         assert code == 0 and not err.getvalue(), f"ipvsadm -R answered {code}: {err.getvalue()}"
 
-    def set(self, **config: int) -> None:
-        """Set members of the configuration, such as conn_reuse_mode."""
-        for name, value in config.items():
+    def configure(self, **values: int | tuple[int, ...]) -> None:
+        """Set members of the configuration."""
+        for name, value in values.items():
             self.instance.config.put(0, name, value)
+
+    def set(self, **values: int) -> None:
+        """Set sysctls, such as conn_reuse_mode."""
+        for name, value in values.items():
+            self.instance.sysctls.put(0, name, value)
 
     # ---- time ----
 
@@ -383,7 +388,7 @@ class Harness:
 
     def shift(self, seconds: float) -> None:
         """Move the clock forward and do nothing else: what is past is still in the table."""
-        self.set(clock_offset=self.instance.config.get(0, "clock_offset") + int(seconds * 1_000_000_000))
+        self.configure(clock_offset=self.instance.config.get(0, "clock_offset") + int(seconds * 1_000_000_000))
         # or the next packet would find the sweep late, and do its work
         self.instance.runtime.put(0, "swept", self.instance.now())
 

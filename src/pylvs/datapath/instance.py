@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, netlink, programs, syscall
 from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray
 from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
-from pylvs.protocols import tcp, udp
 
 SHARED = {
     "config": layout.CONFIG,
     "runtime": layout.RUNTIME,
+    "sysctls": layout.SYSCTLS,
     "services": layout.SERVICE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
@@ -46,13 +47,14 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, services, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, sysctls, services, pools, dests, dest_loads, estimates: the shared arrays.
         service_index, own_addresses: hashes.
         counters, reasons: per-CPU counters.
     """
 
     config: SharedArray
     runtime: SharedArray
+    sysctls: SharedArray
     services: SharedArray
     pools: SharedArray
     dests: SharedArray
@@ -185,7 +187,7 @@ class Instance:
         return time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) + offset
 
     def timeouts(self) -> list[int]:
-        """The timeouts in force, in milliseconds: TCP's by state number, then UDP's."""
+        """The timeouts in force, in milliseconds: TCP's by state number, then UDP's, then SCTP's."""
         row, size = self.config.get(0, "timeouts_row"), _layout.TIMEOUTS
         return list(self.config.get(0, "timeouts")[row * size : (row + 1) * size])
 
@@ -422,8 +424,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             seeds=seeds,
             max_services=max_services,
             max_dests=max_dests,
-            timeouts=2 * (*tcp.timeouts_ms(), udp.TIMEOUT * 1000),
-            conn_reuse_mode=1,
+            timeouts=2 * programs.timeouts_ms(),
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
             programs=programs.fingerprint(),
@@ -431,6 +432,9 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         )
         config.write(0, settings)
         config.close()
+        sysctls = SharedArray(maps["sysctls"], layout.SYSCTLS)
+        sysctls.write(0, layout.SYSCTLS.pack(**sysctl.DEFAULTS))
+        sysctls.close()
         forwarding.open_up(closed)
         _learn_addresses(Hash(maps["own_addresses"]))
         for interface in interfaces.wanted():

@@ -59,6 +59,7 @@ class Layout:
 
 CONFIG = Layout(_layout.CONFIG)
 RUNTIME = Layout(_layout.RUNTIME)
+SYSCTLS = Layout(_layout.SYSCTLS)
 CONN = Layout(_layout.CONN)
 CONN_IPV4 = Layout(_layout.CONN_IPV4)
 CONN_REST = Layout(_layout.CONN_REST)
@@ -69,6 +70,7 @@ GROUP = Layout(_layout.GROUP)
 SERVICE = Layout(_layout.SERVICE)
 SERVICE_KEY = Layout(_layout.SERVICE_KEY)
 POOL_HEAD = Layout(_layout.POOL_HEAD)
+POOL_OPTIONS = Layout(_layout.POOL_OPTIONS)
 POOL_SERVER = Layout(_layout.POOL_SERVER)
 DEST = Layout(_layout.DEST)
 DEST_LOAD = Layout(_layout.DEST_LOAD)
@@ -77,5 +79,5 @@ ESTIMATE = Layout(_layout.ESTIMATE)
 OWN_ADDRESS = Layout(_layout.OWN_ADDRESS)
 REASONS = _layout.REASONS
 SLOT = POOL_HEAD.size
-if POOL_SERVER.size != SLOT:
-    raise InvalidValue("the head and the real servers of a pool must be of one size")
+if {POOL_SERVER.size, POOL_OPTIONS.size} != {SLOT}:
+    raise InvalidValue("all parts of a pool must be of one size")

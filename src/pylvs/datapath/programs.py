@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
 from pylvs.errors import DatapathError
-from pylvs.protocols import tcp
+from pylvs.protocols import sctp, tcp, udp
 
 RESIZING = "_resizing"
 PARITY = 1 << 25  # in the number of a group, of table.h
@@ -71,6 +71,11 @@ def load(
     for name in [name for name in maps if "." in name]:  # constants belong to their program alone
         os.close(maps.pop(name))
     return maps, {**traffic.programs, **heartbeat.programs}
+
+
+def timeouts_ms() -> tuple[int, ...]:
+    """The default timeouts in the packet path's order, in milliseconds."""
+    return (*tcp.timeouts_ms(), udp.TIMEOUT * 1000, *sctp.timeouts_ms())
 
 
 def table_constants(number: int, groups: int, seeds: Sequence[int], old_groups: int = 0) -> dict[str, bytes]:

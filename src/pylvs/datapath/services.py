@@ -11,23 +11,27 @@ Rules of this file:
 
 import struct
 import time
-from _socket import AF_INET6, htons, inet_ntop, inet_pton, ntohs
+from _socket import AF_INET6, htonl, htons, inet_ntop, inet_pton, ntohl, ntohs
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pylvs import schedulers
 from pylvs.datapath import _layout
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import DEST, POOL_HEAD, POOL_SERVER, SERVICE, SERVICE_KEY
+from pylvs.datapath.layout import DEST, POOL_HEAD, POOL_OPTIONS, POOL_SERVER, SERVICE, SERVICE_KEY
+from pylvs.datapath.maps import SharedArray
 from pylvs.datapath.statistics import Statistics
 from pylvs.errors import NoSuchDestination, NoSuchService, TableFull
-from pylvs.model import MASQ, NETMASK_ALL, RealServer, VirtualService
+from pylvs.model import MASQ, RealServer, VirtualService, scheduler_flag_names
 
 _REST = 50_000_000  # ns that a slot of a pool rests before it is written again
 _TRASH_TICK = 60 * 10**9
 _TRASH_IDLE = 120 * 10**9
 _NUMBER = struct.Struct("=I")
 _ALL = 0xFFFFFFFF  # config.changing: a flush
+_FIRST = 2  # a pool's real servers stand behind its head and its options
+_ENGINES = ("", "sip")
+_SCHEDULER_FLAGS = (_layout.POOL_SCHED1, _layout.POOL_SCHED2, _layout.POOL_SCHED3)
 
 
 class Member(NamedTuple):
@@ -49,7 +53,7 @@ class _Memory:
         for number in range(config.get(0, "services_high")):
             pool = services.get(number, "pool")
             if services.get(number, "flags") & _layout.SERVICE_USED and pool:
-                size = 1 + pools.get(pool, "count")
+                size = pool_size(pools, pool)
                 self.used[pool : pool + size] = b"\1" * size
         self.trash: dict[bytes, int] = {}
         dests = instance.dests
@@ -99,11 +103,45 @@ def service_key(service: VirtualService) -> bytes:
     )
 
 
-def _service_of(key: bytes, scheduler: int) -> VirtualService:
+def pack_options(service: VirtualService) -> bytes:
+    """What a service's pool says beside its real servers."""
+    flags = _layout.POOL_PERSISTENT if service.persistent else 0
+    flags |= _layout.POOL_ONE_PACKET if service.one_packet else 0
+    for name, bit in zip(scheduler_flag_names(service.scheduler), _SCHEDULER_FLAGS, strict=True):
+        flags |= bit if name in service.scheduler_flags else 0
+    return POOL_OPTIONS.pack(
+        flags=flags,
+        timeout=service.persistent,
+        netmask=service.netmask if service.family == AF_INET6 else htonl(service.netmask),
+        engine=_ENGINES.index(service.persistence_engine),
+    )
+
+
+def pool_size(pools: SharedArray, pool: int) -> int:
+    """How many slots a pool takes."""
+    table = POOL_OPTIONS.get(pools.memory, pool + 1, "table")
+    return int(_FIRST + pools.get(pool, "count") + -(-table // _layout.POOL_TABLE_SLOT))
+
+
+def _service_of(key: bytes, scheduler: int, options: bytes) -> VirtualService:
     address, fwmark, port, protocol, family = SERVICE_KEY.unpack(key)
-    netmask = 128 if family == AF_INET6 else NETMASK_ALL
-    text = "" if fwmark else unpack_address(address, family)
-    return VirtualService(text, ntohs(port), protocol, family, fwmark, schedulers.name_of(scheduler), netmask=netmask)
+    flags, timeout, netmask, engine = struct.unpack_from("=4I", options)
+    name = schedulers.name_of(scheduler)
+    return VirtualService(
+        "" if fwmark else unpack_address(address, family),
+        ntohs(port),
+        protocol,
+        family,
+        fwmark,
+        name,
+        tuple(
+            flag for flag, bit in zip(scheduler_flag_names(name), _SCHEDULER_FLAGS, strict=True) if flags & bit
+        ),
+        timeout if flags & _layout.POOL_PERSISTENT else 0,
+        netmask if family == AF_INET6 else ntohl(netmask),
+        _ENGINES[engine],
+        bool(flags & _layout.POOL_ONE_PACKET),
+    )
 
 
 def _family_bit(family: int) -> int:
@@ -180,12 +218,13 @@ class ServiceTable:
             if not pool:
                 break  # still being made
             kind, members = self._instance.pools.get(pool, "scheduler"), self._pool_members(pool)
+            options = self._instance.pools.read(pool + 1)
             if services.get(number, "pool") != pool or services.get(number, "key") != key:
                 continue
             changing = self._instance.config.get(0, "changing")
             if changing == _ALL or (changing == number + 1 and self.find_key(key) != number):
                 break  # a command is just making or deleting it, or was killed while it did
-            return _service_of(key, kind), members
+            return _service_of(key, kind, options), members
         return None
 
     def head(self, number: int) -> tuple[int, int, int, int, int]:
@@ -201,7 +240,7 @@ class ServiceTable:
         return {member.dest for member in self.members(number)}
 
     def _pool_members(self, pool: int) -> list[Member]:
-        records = self._instance.pools.read(pool + 1, self._instance.pools.get(pool, "count"))
+        records = self._instance.pools.read(pool + _FIRST, self._instance.pools.get(pool, "count"))
         return [Member(*record[:3]) for record in POOL_SERVER.iterate(records)]
 
     def real_server(self, member: Member) -> RealServer:
@@ -210,17 +249,21 @@ class ServiceTable:
         family = dests.get(member.dest, "family")
         address = unpack_address(dests.get(member.dest, "address"), family)
         port = ntohs(dests.get(member.dest, "port"))
-        return RealServer(address, port, member.flags & _layout.CONN_METHOD, member.weight)
+        load = self._instance.dest_loads
+        upper, lower = load.get(member.dest, "upper"), load.get(member.dest, "lower")
+        return RealServer(address, port, member.flags & _layout.CONN_METHOD, member.weight, upper, lower)
 
     def counters(self, number: int) -> list[int]:
         """The counters of a service and its real servers."""
         mine = [self.statistics.of_service(number)]
         return mine + [self.statistics.of_dest(member.dest) for member in self.members(number)]
 
-    def load(self, dest: int) -> tuple[int, int]:
-        """(active, inactive) connections of a real server. Counters that move while we look never go below 0."""
-        active = max(self._instance.dest_loads.get(dest, "active"), 0)
-        return active, max(self._instance.dest_loads.get(dest, "total") - active, 0)
+    def load(self, dest: int) -> tuple[int, int, int]:
+        """(active, inactive, persistent) connections of a real server. Counters that move while we look never go below
+        0."""
+        loads = self._instance.dest_loads
+        active = max(loads.get(dest, "active"), 0)
+        return active, max(loads.get(dest, "total") - active, 0), max(loads.get(dest, "persistent"), 0)
 
     def _member_index(self, number: int) -> dict[bytes, int]:
         memory = self._remembered()
@@ -256,19 +299,20 @@ class ServiceTable:
         if number >= instance.config.get(0, "services_high"):
             instance.config.put(0, "services_high", number + 1)
         scheduler = schedulers.find(service.scheduler)
-        self._commit(number, scheduler.NUMBER, [], scheduler.start([]))
+        self._commit(number, scheduler.NUMBER, [], scheduler.start([]), pack_options(service))
         instance.config.put(0, "families", instance.config.get(0, "families") | _family_bit(service.family))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
 
     def edit(self, number: int, service: VirtualService) -> None:
-        """Give a service another scheduler. With the same one nothing starts anew."""
-        scheduler = schedulers.find(service.scheduler)
-        if self.head(number)[0] == scheduler.NUMBER:
-            return
-        members = self.members(number)
+        """Give a service another scheduler and other options. With the same scheduler nothing starts anew."""
+        scheduler, members = schedulers.find(service.scheduler), self.members(number)
+        kind, _, state, step, top = self.head(number)
+        head = schedulers.Head(state, step, top)
+        if kind != scheduler.NUMBER:
+            head = scheduler.start([member.weight for member in members])
         self._begin(number)
-        self._commit(number, scheduler.NUMBER, members, scheduler.start([member.weight for member in members]))
+        self._commit(number, scheduler.NUMBER, members, head, pack_options(service))
         self._done()
 
     def delete(self, number: int) -> None:
@@ -323,6 +367,7 @@ class ServiceTable:
         index = self._member_index(number)
         members = [Member(dest, server.weight, conn_flags(server.method)), *self.members(number)]
         self._make_available(dest, local)
+        self._put_limits(dest, server)
         self._change_members(number, members, lambda place: place + 1)
         index[_endpoint(record)] = dest
         self._done()
@@ -335,6 +380,7 @@ class ServiceTable:
         ]
         self._begin(number)
         self._make_available(dest, local)
+        self._put_limits(dest, server)
         self._change_members(number, members, lambda place: place)
         self._done()
 
@@ -355,7 +401,9 @@ class ServiceTable:
         kind, _, state, step, top = self.head(number)
         scheduler = schedulers.find(schedulers.name_of(kind))
         weights = [member.weight for member in members]
-        self._commit(number, kind, members, scheduler.changed(schedulers.Head(state, step, top), weights, places))
+        options = self._instance.pools.read(self._instance.services.get(number, "pool") + 1)
+        head = scheduler.changed(schedulers.Head(state, step, top), weights, places)
+        self._commit(number, kind, members, head, options)
 
     def repair(self) -> None:
         """Finish what a killed command began (the lock is held, so nobody else is at it)."""
@@ -400,16 +448,19 @@ class ServiceTable:
                 return
         config.put(0, "families", found)
 
-    def _commit(self, number: int, kind: int, members: Sequence[Member], head: schedulers.Head) -> None:
+    def _commit(
+        self, number: int, kind: int, members: Sequence[Member], head: schedulers.Head, options: bytes
+    ) -> None:
         """Write a pool and make it the service's, in one store."""
         instance, memory = self._instance, self._remembered()
-        size = 1 + len(members)
+        size = _FIRST + len(members)
         pool = self._free_pool(memory, size)
         records = [POOL_HEAD.pack(scheduler=kind, count=len(members), state=head.state, step=head.step, top=head.top)]
+        records.append(options)
         records += [POOL_SERVER.pack(dest=m.dest, weight=m.weight, flags=m.flags) for m in members]
         instance.pools.write(pool, b"".join(records))
         old = instance.services.get(number, "pool")
-        old_size = 1 + instance.pools.get(old, "count") if old else 0
+        old_size = pool_size(instance.pools, old) if old else 0
         instance.services.put(number, "pool", pool)
         memory.used[pool : pool + size] = b"\1" * size
         memory.used[old : old + old_size] = bytes(old_size)
@@ -427,7 +478,7 @@ class ServiceTable:
             pool = memory.used.find(free)
         if pool < 0:
             raise TableFull(
-                f"no room for a service with {size - 1} real servers; load with more: "
+                f"no room for a service with {size - _FIRST} real servers; load with more: "
                 "pylvs unload; pylvs load --max-dests N"
             )
         config.put(0, "pool_next", pool + size)
@@ -451,6 +502,13 @@ class ServiceTable:
         flags = _layout.DEST_USED | _layout.DEST_AVAILABLE | (_layout.DEST_LOCAL if local else 0)
         self._instance.dests.put(dest, "flags", flags)
 
+    def _put_limits(self, dest: int, server: RealServer) -> None:
+        """What connections ask of a real server beside its pool."""
+        loads = self._instance.dest_loads
+        loads.put(dest, "weight", server.weight)
+        loads.put(dest, "upper", server.upper)
+        loads.put(dest, "lower", server.lower)
+
     def _to_trash(self, dest: int) -> None:
         dests = self._instance.dests
         dests.put(dest, "deleted", self._instance.now())
@@ -462,7 +520,7 @@ class ServiceTable:
         self._agree(number, set(), dests)
         memory = self._remembered()
         pool = self._instance.services.get(number, "pool")
-        size = 1 + self._instance.pools.get(pool, "count") if pool else 0
+        size = pool_size(self._instance.pools, pool) if pool else 0
         self._instance.services.write(number, bytes(SERVICE.size))
         memory.used[pool : pool + size] = bytes(size)
         memory.members.pop(number, None)

@@ -234,13 +234,6 @@ static __always_inline void birth_reply(struct birth *birth, const struct tuple 
 	birth->reply.family = key->family;
 }
 
-static __always_inline void claim_undo(struct dest_load *load, struct runtime *rt, __u64 now)
-{
-	__sync_fetch_and_add(&rt->conns, -1);
-	if (__sync_fetch_and_add(&load->total, -1) == 1)
-		load->idle = now;
-}
-
 /* A new connection for the packet's tuple, as it stands in `births`. RECEIVED: it is in `found`; if another CPU made the
  * same connection meanwhile, that one. */
 __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
@@ -261,7 +254,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
-	__sync_fetch_and_add(&load->total, 1);
+	load_bind(load, birth->flags);
 	__sync_fetch_and_add(&rt->conns, 1);
 	birth->hash = table_hash(key);
 	number = conn_slot(birth->hash, now) - 1;
@@ -288,7 +281,8 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if ((__u32)slot != 1 + number) {
 		if (back)
 			table_give_back(back - 1, 1, now);
-		claim_undo(load, rt, now);
+		load_unbind(load, birth->flags, now);
+		__sync_fetch_and_add(&rt->conns, -1);
 		return slot && conn_find(key, now, found) && !found->from_server ? RECEIVED : DROPPED_CONTENDED;
 	}
 	found->number = number;
@@ -306,6 +300,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	return RECEIVED;
 
 no_room:
-	claim_undo(load, rt, now);
+	load_unbind(load, birth->flags, now);
+	__sync_fetch_and_add(&rt->conns, -1);
 	return DROPPED_TABLE_FULL;
 }

@@ -104,18 +104,6 @@ static __always_inline int may_be_plain_reply(const struct tuple *key)
 
 /* ---- the end of a connection -------------------------------------------------------------------------------- */
 
-static __always_inline void load_unbind(__u32 dest, __u32 status, __u64 now)
-{
-	struct dest_load *load = at(&dest_loads, dest);
-
-	if (!load)
-		return;
-	if (!(status & STATUS_FLAG(CONN_INACTIVE)))
-		__sync_fetch_and_add(&load->active, -1);
-	if (__sync_fetch_and_add(&load->total, -1) == 1)
-		load->idle = now;
-}
-
 /* The addresses of the replies of a connection that is just ending. In the packets' program not on the stack, of which
  * there is little; nothing interrupts it on its CPU by itself. What a command runs may be interrupted by packets. */
 #ifdef DEEP_STACK
@@ -170,6 +158,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
 	struct runtime *rt = at(&runtime, 0);
 	struct conn *c = conn_at(number);
+	struct dest_load *load;
 	struct dest *d;
 	__u32 status;
 	LEAVING(key);
@@ -186,7 +175,9 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	more_give_back(number, life, now);
 	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
 	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);
-	load_unbind(c->dest, status, now);
+	load = at(&dest_loads, c->dest);
+	if (load)
+		load_unbind(load, status >> 8, now);
 	__sync_fetch_and_add(&rt->conns, -1);
 	table_give_back(number, 1, now);
 	return 1;

@@ -16,9 +16,12 @@
 enum limit {
 	TCP_STATES = 11,
 	TCP_EVENTS = 4,		/* SYN FIN ACK RST */
-	TCP_DIRECTIONS = 3,	/* INPUT OUTPUT INPUT_ONLY */
+	SCTP_STATES = 14,
+	SCTP_EVENTS = 10,	/* DATA INIT INIT_ACK COOKIE_ECHO COOKIE_ACK SHUTDOWN SHUTDOWN_ACK SHUTDOWN_COMPLETE ERROR ABORT */
+	DIRECTIONS = 3,		/* INPUT OUTPUT INPUT_ONLY */
 	TIMEOUT_UDP = TCP_STATES,	/* in a row of timeouts, behind those of TCP's states */
-	TIMEOUTS = TCP_STATES + 1,
+	TIMEOUT_SCTP = TIMEOUT_UDP + 1,	/* and then SCTP's */
+	TIMEOUTS = TIMEOUT_SCTP + SCTP_STATES,
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
@@ -49,6 +52,8 @@ enum slot_kind {
 	SLOT_MORE,		/* what an IPv6 connection has no room for */
 	SLOT_DEAD,		/* being taken apart by whoever made it so */
 	SLOT_MOVING,		/* on its way to another table (move.h) */
+	SLOT_TEMPLATE,		/* a persistence template: a struct conn that no packet's own addresses find */
+	SLOT_MOVED,		/* what controls connections was here before a resize: `conn` of struct more says where it is */
 };
 
 /* A slot's life word: what it is, and which of its lives this is. It changes with every use of the slot, so whoever
@@ -64,6 +69,15 @@ enum conn_flag {
 	CONN_METHOD = 0x0007,
 	CONN_NOOUTPUT = 0x0080,
 	CONN_INACTIVE = 0x0100,
+	CONN_TEMPLATE = 0x1000,
+	CONN_ONE_PACKET = 0x2000,
+	CONN_ASSURES = 0x4000,	/* ours: it has told its template so */
+};
+
+/* The state of a template. */
+enum template_state {
+	TEMPLATE_NONE,
+	TEMPLATE_ASSURED,
 };
 
 enum method {
@@ -195,34 +209,67 @@ struct service {
 };
 
 enum scheduler {
-	SCHED_NONE,
+	SCHED_NONE,		/* legal: a service whose newcomers find nobody */
 	SCHED_RR,
 	SCHED_WRR,
 	SCHED_LC,
 	SCHED_WLC,
 };
 
-/* A pool is what a service schedules over: a head, then its real servers, newest first. Python writes a whole new
- * pool and then points the service at it; of a pool in use only `state` changes, by the packet path. */
+/* A pool is what a service schedules over, and how: a head, its options, its real servers, newest first, and then the
+ * lookup table of a scheduler that has one. Python writes a whole new pool and then points the service at it; of a pool
+ * in use only `state` changes, by the packet path. */
 struct pool_head {
 	__u32 scheduler;	/* enum scheduler */
 	__u32 count;
 	__u64 state;		/* the scheduler's own */
 	__u32 step;		/* wrr: greatest common divisor of the weights */
 	__u32 top;		/* wrr: highest current weight */
-	__u64 unused;
+	__u32 version;		/* odd while Python writes here */
+	__u32 bound;		/* low half of config.generation when the scheduler was bound: lblc's caches are of one such */
+};
+
+/* The kernel's service flags (facts section 0). */
+enum pool_flag {
+	POOL_PERSISTENT = 0x0001,
+	POOL_ONE_PACKET = 0x0004,
+	POOL_SCHED1 = 0x0008,
+	POOL_SCHED2 = 0x0010,
+	POOL_SCHED3 = 0x0020,
+};
+
+enum engine {
+	ENGINE_NONE,
+	ENGINE_SIP,
+};
+
+struct pool_options {
+	__u32 flags;		/* enum pool_flag */
+	__u32 timeout;		/* of persistence templates, seconds */
+	__u32 netmask;		/* IPv4: in network byte order; IPv6: the prefix length */
+	__u32 engine;		/* enum engine: the persistence engine */
+	__u32 table;		/* entries of the lookup table behind the real servers */
+	__u32 unused[3];
 };
 
 struct pool_server {
 	__u32 dest;
 	__s32 weight;
 	__u32 flags;		/* conn_flag that its connections are born with */
-	__u32 unused[5];
+	__s32 last_weight;	/* the last that was not 0 (mh) */
+	__u32 unused[4];
+};
+
+enum pool_table {
+	POOL_TABLE_SLOT = 16,	/* entries of the lookup table in one pool_slot */
+	POOL_TABLE_NOBODY = 0xffff,
 };
 
 union pool_slot {
 	struct pool_head head;
+	struct pool_options options;
 	struct pool_server server;
+	__u16 table[POOL_TABLE_SLOT];	/* places of real servers */
 };
 
 enum dest_flag {
@@ -243,11 +290,17 @@ struct dest {
 	__u64 service_made;	/* service.made of its service */
 };
 
-/* How busy it is. Written by the packet path alone, atomically. */
+/* How busy it is: written by the packet path, atomically. And what is decided by that: written by Python. */
 struct dest_load {
 	__s32 active;
-	__s32 total;
+	__s32 total;		/* active and inactive, templates not */
 	__u64 idle;		/* when total last became 0 */
+	__s32 persistent;	/* templates */
+	__u32 overload;		/* takes no new connections (facts 1.9); Python clears or sets it at a change of the thresholds */
+	__u32 upper;		/* Python's from here on; 0: no threshold */
+	__u32 lower;
+	__s32 weight;		/* as in its pool, for those who come from a connection */
+	__u32 unused[7];
 };
 
 /* ---- counters ----------------------------------------------------------------------------------------------- */
@@ -296,6 +349,8 @@ enum reason {
 	DROPPED_DESTINATION_GONE,
 	DROPPED_TABLE_FULL,
 	DROPPED_CONTENDED,
+	DROPPED_BY_DEFENCE,
+	DROPPED_NOT_SIP,
 	DROPPED_NO_ROUTE,
 	DROPPED_TTL_EXCEEDED,
 	DROPPED_TOO_BIG,
@@ -325,8 +380,6 @@ struct config {
 	__u64 clock_offset;	/* added to the machine's clock: tests move it forward */
 	__u32 timeouts[2 * TIMEOUTS];	/* milliseconds: two rows, of which one is in force */
 	__u32 timeouts_row;	/* which one: a change fills the other and moves this */
-	__u32 conn_reuse_mode;
-	__u32 expire_nodest_conn;
 	__u32 families;		/* enum family_bit */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
@@ -341,6 +394,46 @@ struct config {
 	__u64 loaded;		/* seconds since the epoch */
 };
 
+/* One: /proc/sys/net/ipv4/vs, under the kernel's names (facts 9.4; pylvs.sysctl has defaults and ranges). Written by
+ * Python; the packet path moves the modes of the defences between automatic off (1) and automatic on (2). */
+struct sysctls {
+	__s64 amemthresh;
+	__s64 am_droprate;
+	__s64 drop_entry;
+	__s64 drop_packet;
+	__s64 secure_tcp;
+	__s64 conntrack;
+	__s64 snat_reroute;
+	__s64 sync_version;
+	__s64 sync_ports;
+	__s64 sync_persist_mode;
+	__s64 sync_qlen_max;
+	__s64 sync_sock_size;
+	__s64 cache_bypass;
+	__s64 expire_nodest_conn;
+	__s64 sloppy_tcp;
+	__s64 sloppy_sctp;
+	__s64 expire_quiescent_template;
+	__s64 sync_threshold;
+	__s64 sync_period;	/* the second number of sync_threshold */
+	__s64 sync_refresh_period;
+	__s64 sync_retries;
+	__s64 nat_icmp_send;
+	__s64 pmtu_disc;
+	__s64 backup_only;
+	__s64 conn_reuse_mode;
+	__s64 schedule_icmp;
+	__s64 ignore_tunneled;
+	__s64 run_estimation;
+	__s64 est_nice;
+	__s64 debug_level;
+	__s64 lblc_expiration;
+	__s64 lblcr_expiration;
+	__s64 conn_lfactor;
+	__s64 svc_lfactor;
+	__s64 conn_max;
+};
+
 /* One, written by the packet path alone. */
 struct runtime {
 	__u64 conns;		/* connections in the table */
@@ -352,6 +445,14 @@ struct runtime {
 	__u64 icmp_tokens;	/* the director's ICMP allowance (icmp.h) */
 	__u64 icmp_stamp;
 	__u64 timer_error;	/* what starting the timer answered, negated; 0: it runs */
+	__u64 defended;		/* when the defences were last decided on (defence.h) */
+	__s64 available;	/* pages of memory that were left then, as amemthresh counts them */
+	__u32 secure;		/* TCP's secure table is in force */
+	__u32 drop_entry;	/* idle entries are being dropped */
+	__s32 drop_rate;	/* every so manieth connection is dropped; 0: none */
+	__s32 drop_counter;
+	__u32 todrop[9];	/* candidates seen, by their packet count (facts 9.4) */
+	__u32 unused;
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
@@ -374,6 +475,10 @@ union names {
 	enum family_bit family_bit;
 	enum service_flag service_flag;
 	enum scheduler scheduler;
+	enum pool_flag pool_flag;
+	enum engine engine;
+	enum pool_table pool_table;
+	enum template_state template_state;
 	enum dest_flag dest_flag;
 	enum reason reason;
 };

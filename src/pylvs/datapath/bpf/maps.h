@@ -18,6 +18,7 @@
 
 SHARED_ARRAY(config, struct config);
 SHARED_ARRAY(runtime, struct runtime);
+SHARED_ARRAY(sysctls, struct sysctls);
 SHARED_ARRAY(slots, struct slots);
 SHARED_ARRAY(tags, struct tags);
 SHARED_ARRAY(groups, struct group);

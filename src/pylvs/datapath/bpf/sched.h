@@ -11,10 +11,11 @@
 #define NOBODY 0xffffffffu
 #define RETRIES 8
 #define WALK_MAX (1u << 20)
+#define POOL_FIRST 2		/* behind head and options */
 
 static __always_inline struct pool_server *pool_server(__u32 pool, __u32 place)
 {
-	return at(&pools, pool + 1 + place);
+	return at(&pools, pool + POOL_FIRST + place);
 }
 
 /* May it have new connections? */
@@ -37,11 +38,11 @@ static __always_inline __s64 overhead(const struct pool_server *s)
 #include "sched/wlc.h"
 
 /* The place of the chosen real server in the pool, or NOBODY. */
-__noinline __u32 schedule(__u32 pool)
+__noinline __u32 schedule(__u32 pool, const struct packet *p)
 {
 	struct pool_head *head = at(&pools, pool);
 
-	if (!head || !head->count)
+	if (!p || !head || !head->count)
 		return NOBODY;
 	switch (head->scheduler) {
 	case SCHED_RR:

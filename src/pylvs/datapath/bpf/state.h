@@ -9,7 +9,7 @@ enum direction { INPUT, OUTPUT, INPUT_ONLY };
 enum { TCP_S_FIN_WAIT = 4, TCP_S_TIME_WAIT = 5, TCP_S_CLOSE = 6 };
 enum { EVENT_SYN, EVENT_FIN, EVENT_ACK, EVENT_RST };
 
-const volatile __u8 tcp_next[TCP_DIRECTIONS][TCP_EVENTS][TCP_STATES];
+const volatile __u8 tcp_next[DIRECTIONS][TCP_EVENTS][TCP_STATES];
 const volatile __u8 tcp_active[TCP_STATES];
 
 /* The first match of RST, SYN, FIN, ACK decides; a packet with none of them closes. */
@@ -27,9 +27,21 @@ static __always_inline __u32 tcp_transition(__u32 direction, __u32 state, __u8 f
 		event = EVENT_ACK;
 	else
 		return TCP_S_CLOSE;
-	if (direction >= TCP_DIRECTIONS || state >= TCP_STATES)
+	if (direction >= DIRECTIONS || state >= TCP_STATES)
 		return TCP_S_CLOSE;
 	return tcp_next[direction][event][state];
+}
+
+/* May a packet that no connection knows open one (facts 2.4)? */
+static __always_inline int may_open(const struct packet *p)
+{
+	return p->tuple.protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_RST)) == TCP_SYN;
+}
+
+/* Is it one with which clients begin, so that a connection that exists may be an old one (facts 2.9)? */
+static __always_inline int begins(const struct packet *p)
+{
+	return p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & TCP_SYN);
 }
 
 static __always_inline __u32 status_after(const struct packet *p, __u32 old, enum direction direction)

@@ -5,6 +5,7 @@
  */
 #include "prelude.h"
 #include "table.h"
+#include "load.h"
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"

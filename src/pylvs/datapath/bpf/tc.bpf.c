@@ -12,9 +12,11 @@
 #include "account.h"
 #include "parse.h"
 #include "table.h"
+#include "load.h"
 #include "conn.h"
 #include "claim.h"
 #include "service.h"
+#include "defence.h"
 #include "sched.h"
 #include "state.h"
 #include "xmit/route.h"
@@ -37,7 +39,7 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 
 	if (!p || !found || !out || !birth)
 		return UP_NO_SERVICE;
-	number = service_find(p);
+	number = service_find(p, packet_mark(skb, p));
 	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
 		return UP_NO_SERVICE;
@@ -45,15 +47,19 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
-	if (p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_RST)) != TCP_SYN)
+	if (!may_open(p))
 		return UP_NO_CONNECTION;
 	if (p->tuple.sport == bpf_htons(20))
 		return UP_CLIENT_PORT_20;
 	if (martian(skb, p))
 		return UP_MARTIAN;
 
+	if (defence_drops()) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_BY_DEFENCE;
+	}
 	pool = s->pool;
-	place = schedule(pool);
+	place = schedule(pool, p);
 	if (found->life) {
 		conn_release(found->number, found->life, now);
 		found->life = 0;
@@ -68,19 +74,20 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 	birth->flags = chosen->flags;
 	birth->daddr = d->address;
 	birth->dport = d->port ? d->port : p->tuple.dport;
-	birth->fwmark = skb->mark;
+	birth->fwmark = packet_mark(skb, p);
 	return RECEIVED;
 }
 
 /* Must a connection that exists make way for the one that this SYN opens (facts 2.9)? */
-static __always_inline int starts_anew(const struct config *cfg, const struct packet *p, const struct conn *c)
+static __always_inline int starts_anew(const struct packet *p, const struct conn *c)
 {
 	__u32 status = c->status, state = status & STATUS_STATE;
+	const struct sysctls *sys = at(&sysctls, 0);
 
-	if (p->tuple.protocol != IPPROTO_TCP || !(p->tcp_flags & TCP_SYN) || !cfg->conn_reuse_mode)
+	if (!sys || !begins(p) || !sys->conn_reuse_mode)
 		return 0;
 	if (state == TCP_S_FIN_WAIT)
-		return (cfg->conn_reuse_mode & 2) && (status & STATUS_FLAG(CONN_NOOUTPUT));
+		return (sys->conn_reuse_mode & 2) && (status & STATUS_FLAG(CONN_NOOUTPUT));
 	return state == TCP_S_TIME_WAIT || state == TCP_S_CLOSE;
 }
 
@@ -184,15 +191,16 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 static __always_inline int connect(struct __sk_buff *skb, struct packet *p, const struct config *cfg, struct conn *c,
 				   struct found *found, struct outcome *out, __u64 now)
 {
+	const struct sysctls *sys = at(&sysctls, 0);
 	struct birth *birth;
 	struct dest *d;
 	int reason;
 
-	if (c && !starts_anew(cfg, p, c)) {
+	if (c && !starts_anew(p, c)) {
 		d = at(&dests, c->dest);
 		if (!d || (d->flags & DEST_AVAILABLE))
 			return RECEIVED;
-		if (!cfg->expire_nodest_conn) {
+		if (!sys || !sys->expire_nodest_conn) {
 			out->verdict = TC_ACT_SHOT;
 			return DROPPED_DESTINATION_GONE;
 		}
