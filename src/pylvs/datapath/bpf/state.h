@@ -6,7 +6,7 @@
 #pragma once
 
 enum direction { INPUT, OUTPUT, INPUT_ONLY };
-enum { TCP_S_FIN_WAIT = 4, TCP_S_TIME_WAIT = 5, TCP_S_CLOSE = 6 };
+enum { TCP_S_ESTABLISHED = 1, TCP_S_FIN_WAIT = 4, TCP_S_TIME_WAIT = 5, TCP_S_CLOSE = 6 };
 enum { EVENT_SYN, EVENT_FIN, EVENT_ACK, EVENT_RST };
 
 const volatile __u8 tcp_next[DIRECTIONS][TCP_EVENTS][TCP_STATES];
@@ -30,6 +30,12 @@ static __always_inline __u32 tcp_transition(__u32 direction, __u32 state, __u8 f
 	if (direction >= DIRECTIONS || state >= TCP_STATES)
 		return TCP_S_CLOSE;
 	return tcp_next[direction][event][state];
+}
+
+/* Has a connection come to data? */
+static __always_inline int established(__u32 status, __u8 protocol)
+{
+	return protocol == IPPROTO_TCP && (status & STATUS_STATE) == TCP_S_ESTABLISHED;
 }
 
 /* May a packet that no connection knows open one (facts 2.4)? */
