@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
 from pylvs.errors import DatapathError
+from pylvs.helpers import sip
 from pylvs.protocols import sctp, tcp, udp
 
 RESIZING = "_resizing"
@@ -50,6 +51,7 @@ def load(
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
+        **_sip_constants(),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
     if kind == RESIZING:
@@ -71,6 +73,12 @@ def load(
     for name in [name for name in maps if "." in name]:  # constants belong to their program alone
         os.close(maps.pop(name))
     return maps, {**traffic.programs, **heartbeat.programs}
+
+
+def _sip_constants() -> dict[str, bytes]:
+    marks = {f"sip_{name.lower()}": sip.STATES.index(name) for name in ("VALUE", "WORD", "NOTHING", "FOUND", "FAILED")}
+    numbers = {name: struct.pack("=I", number) for name, number in marks.items()}
+    return {"sip_class": sip.classes_bytes(), "sip_table": sip.table_bytes(), **numbers}
 
 
 def timeouts_ms() -> tuple[int, ...]:

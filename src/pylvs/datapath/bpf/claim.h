@@ -155,6 +155,7 @@ struct birth {
 	__u32 pool;
 	__u32 persistent;	/* seconds; 0: not persistent */
 	__u32 once;		/* for one packet alone */
+	__u32 engine;
 	struct tuple reply;
 	__u64 hash;
 	__u64 reply_hash;

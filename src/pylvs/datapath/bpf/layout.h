@@ -155,6 +155,13 @@ struct more {
 	__u64 unused_end;
 };
 
+/* What tells one template from another where the persistence engine is sip. */
+struct call_id {
+	__u32 length;
+	__u8 text[256];
+	__u32 unused;
+};
+
 /* The table is groups of 64 slots. Of each slot there is a byte: 0 if it is free, 1 if it is taken but not to be
  * found, else eight bits of its key's hash. Looking for a connection is looking for its byte, eight at a time. */
 enum table {

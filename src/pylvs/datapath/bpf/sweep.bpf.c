@@ -5,8 +5,6 @@
  */
 #include "prelude.h"
 #include "table.h"
-#include "load.h"
-#include "control.h"
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"

@@ -12,8 +12,6 @@
 #include "account.h"
 #include "parse.h"
 #include "table.h"
-#include "load.h"
-#include "control.h"
 #include "conn.h"
 #include "claim.h"
 #include "service.h"
@@ -21,6 +19,7 @@
 #include "sched.h"
 #include "state.h"
 #include "persist.h"
+#include "sip.h"
 #include "xmit/route.h"
 #include "xmit/nat.h"
 #include "forward.h"
@@ -65,6 +64,7 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 	birth->own_port = p->tuple.dport == s->key.port;
 	birth->persistent = o->flags & POOL_PERSISTENT ? o->timeout : 0;
 	birth->once = (o->flags & POOL_ONE_PACKET) && p->tuple.protocol == IPPROTO_UDP;
+	birth->engine = o->engine;
 	birth->control = 0;
 	if (birth->persistent)
 		template_key(&birth->template, p, s, o);
@@ -215,17 +215,25 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 }
 
 /* The connection of a packet that was admitted, from the template of its client, which may be a new one, too. */
-static __always_inline int connect_persistent(struct packet *p, struct birth *birth, struct outcome *out, __u64 now)
+static __always_inline int connect_persistent(struct __sk_buff *skb, struct packet *p, struct birth *birth,
+					      struct outcome *out, __u64 now)
 {
 	int reason;
 
 	for (int i = 0; i < 2; i++) {
+		if (birth->engine == ENGINE_SIP) {
+			reason = sip_key(skb, p);
+			if (reason != RECEIVED)
+				return reason;
+		}
 		reason = template_find(p, now);
 		if (reason != DROPPED_NO_DESTINATION)
 			return reason;
 		reason = choose(p, out);
 		if (reason != RECEIVED)
 			return reason;
+		if (birth->engine == ENGINE_SIP && !sip_remember(birth))
+			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
 		if (reason != RECEIVED)
@@ -257,7 +265,7 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)
-		reason = birth->persistent ? connect_persistent(p, birth, out, now) : choose(p, out);
+		reason = birth->persistent ? connect_persistent(skb, p, birth, out, now) : choose(p, out);
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;
