@@ -394,11 +394,15 @@ def count_by(instance: Instance, by: str, which: Selection | None = None) -> dic
 
 
 def chosen(instance: Instance, which: Selection | None = None) -> Iterator[tuple[int, int]]:
-    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for."""
+    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for. Persistence
+    templates come last: they do not end before their connections."""
     parity = programs.PARITY * _GROUP if instance.config.get(0, "table") % 2 else 0
-    for first, records, places, _ in _pieces(instance, which):
-        lives = _column(records, "life")
-        yield from ((first + place | parity, lives[place]) for place in places)
+    for templates in (False, True):
+        for first, records, places, _ in _pieces(instance, which):
+            lives = _column(records, "life")
+            for place in places:
+                if (lives[place] & _layout.LIFE_KIND in _TEMPLATES) == templates:
+                    yield first + place | parity, lives[place]
 
 
 def flush(instance: Instance, named: Iterable[tuple[int, int]]) -> int:

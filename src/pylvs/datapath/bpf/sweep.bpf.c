@@ -94,6 +94,40 @@ int move(struct __sk_buff *skb)
 	bpf_loop(skb->len, move_group, &r, 0);
 	return r.left;
 }
+
+static __always_inline __u32 target_group(struct __sk_buff *skb, const struct config *cfg)
+{
+	return skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity ^ PARITY : table_parity);
+}
+
+/* When all is moved: let connections in these groups of the other table know where what controls them is now. */
+SEC("tc")
+int mend(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.first = target_group(skb, cfg);
+	bpf_loop(skb->len, mend_group, &r, 0);
+	return 0;
+}
+
+/* When all are mended: free what only said where something was moved to. */
+SEC("tc")
+int clear(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.now = now_ns(cfg);
+	r.first = target_group(skb, cfg);
+	bpf_loop(skb->len, clear_group, &r, 0);
+	return 0;
+}
 #endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

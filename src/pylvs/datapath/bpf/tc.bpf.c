@@ -218,21 +218,19 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 static __always_inline int connect_persistent(struct __sk_buff *skb, struct packet *p, struct birth *birth,
 					      struct outcome *out, __u64 now)
 {
-	int reason;
+	int reason = RECEIVED;
 
 	for (int i = 0; i < 2; i++) {
-		if (birth->engine == ENGINE_SIP) {
-			reason = sip_key(skb, p);
-			if (reason != RECEIVED)
-				return reason;
-		}
+		if (birth->engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
+			return DROPPED_NOT_SIP;
 		reason = template_find(p, now);
 		if (reason != DROPPED_NO_DESTINATION)
 			return reason;
 		reason = choose(p, out);
 		if (reason != RECEIVED)
 			return reason;
-		if (birth->engine == ENGINE_SIP && !sip_remember(birth))
+		/* again: the number may be that of a template that was just found to be invalid */
+		if (birth->engine == ENGINE_SIP && (sip_key(skb, p) != RECEIVED || !sip_remember(birth)))
 			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
