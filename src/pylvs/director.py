@@ -241,6 +241,7 @@ class Director:
             raise NoSuchService(f"{key} is not defined")
         with self._changing() as table:
             table.delete(table.number(key))
+            self._end_left_behind()
 
     def flush(self) -> None:
         """Remove every service. Timeouts, totals and connections stay."""
@@ -248,6 +249,7 @@ class Director:
             return
         with self._changing() as table:
             table.flush()
+            self._end_left_behind()
 
     # ---- real servers -----------------------------------------------------------------------------------------------
 
@@ -298,6 +300,13 @@ class Director:
             if dest is None:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Where expire_nodest_conn says so, connections end with their real server (facts 1.11)."""
+        assert self._instance is not None
+        if self._instance.sysctls.get(0, "expire_nodest_conn"):
+            self._instance.run("purge")
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 

@@ -201,11 +201,11 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up, flush or purge."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
-        """Run `start` or `catch_up` once; 0 if it succeeded."""
+        """Run `start`, `catch_up` or `purge` once; 0 if it succeeded."""
         fd = self.program(name)
         try:
             return syscall.run(fd, _FRAME)[0]

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
- * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name.
+ * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name, `purge` those
+ * whose real server is gone.
  */
 #include "prelude.h"
 #include "table.h"
@@ -76,6 +77,21 @@ int flush(struct __sk_buff *skb)
 	w.now = now_ns(cfg);
 	bpf_loop(FLUSH_MOST, flush_step, &w, 0);	/* until the packet is over */
 	return w.ended;
+}
+
+/* End the connections of real servers that are gone; twice, since templates end after theirs. */
+SEC("tc")
+int purge(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct purge_walk w = {};
+
+	if (!cfg)
+		return 1;
+	w.now = now_ns(cfg);
+	bpf_loop(ALL_GROUPS, purge_group, &w, 0);
+	bpf_loop(ALL_GROUPS, purge_group, &w, 0);
+	return 0;
 }
 
 #ifdef RESIZING
