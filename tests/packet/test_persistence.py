@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pylvs.datapath import resize
+from pylvs.helpers import sip
 from pylvs.model import Connection, virtual_service
 from pylvs.selections import Selection
 from support.books import books
@@ -315,6 +318,13 @@ def test_flushing_all_connections_flushes_templates(lvs: Harness, family: Family
     books(lvs.instance)
 
 
+MESSAGES = st.lists(
+    st.sampled_from(
+        [b"\r\n", b"\n", b"\r", b" ", b"\t", b"Call-ID", b"cAll-id", b"Call-I", b"i", b"in", b":", b"@", b"a1", b"x.y",
+         b"-", b";", b"\xe9", b"\0", b"d" * 200, b"INVITE sip:a SIP/2.0\r\n", b"\r\nCall-ID: good@one\r\n"]
+    ),
+    max_size=24,
+).map(b"".join)  # fmt: skip
 SIP = (
     b"REGISTER sip:example.test SIP/2.0\r\nVia: SIP/2.0/UDP client\r\nCall-ID: %s\r\n"
     b"CSeq: 1 REGISTER\r\nContent-Length: 0\r\n\r\n"
@@ -424,3 +434,17 @@ def test_templates_move_with_their_connections(movable: Harness, family: Family)
     movable.advance(100)  # the templates'
     assert not movable.connections()
     books(movable.instance)
+
+
+@given(messages=st.lists(MESSAGES, min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_packet_path_reads_what_the_parser_reads(lvs: Harness, messages: list[bytes]) -> None:
+    """pylvs.helpers.sip is held against the kernel's readings."""
+    lvs.reset()
+    phone = serve(Talk(lvs, IPV4, UDP, port=5060, rport=5060), options="-p 300 --pe sip -o")
+    for number, message in enumerate(messages):
+        client = f"10.1.1.{number}"
+        went = say(phone, b"", client, text=message.replace(b"%s", b"%S"))
+        call = sip.call_id(message.replace(b"%s", b"%S"))
+        shown = [t.pe_data for t in templates(lvs) if t.caddr == client]
+        assert (went == "dropped_not_sip", shown) == (call is None, [] if call is None else [call])

@@ -1,5 +1,6 @@
 """The Call-ID of a SIP message: by the table of states, and by a plain reading of the same rules (facts 5.5)."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.helpers import sip
+from support.recordings import GOLDEN
 
 WORD = rb"[A-Za-z0-9!\"%()*+:<>?\[\\\]_`{}~\-./']"
 
@@ -102,3 +104,14 @@ def test_any_bytes(message: bytes) -> None:
 )
 def test_messages(message: bytes, call: bytes | None) -> None:
     assert sip.call_id(message) == call
+
+
+RECORDED = json.loads((GOLDEN / "sip.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=[str(number) for number in range(len(RECORDED))])
+def test_what_the_kernel_made_of_it(case: dict[str, str | None]) -> None:
+    """Recorded: each message from another client, and then the Call-IDs in /proc/net/ip_vs_conn."""
+    assert case["message"] is not None
+    call = sip.call_id(case["message"].encode())
+    assert (call.decode() if call else None) == case["call_id"]
