@@ -38,6 +38,8 @@ SHARED = (
     "config",
     "runtime",
     "sysctls",
+    "cache_key",
+    "cache",
     "own_address",
 )
 

@@ -17,6 +17,7 @@
 #include "claim.h"
 #include "service.h"
 #include "defence.h"
+#include "cache.h"
 #include "sched.h"
 #include "state.h"
 #include "xmit/route.h"
@@ -32,10 +33,11 @@
 __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *found, struct outcome *out, __u64 now)
 {
 	struct birth *birth = at(&births, 0);
-	struct pool_server *chosen;
+	struct chosen chosen;
 	struct service *s;
-	__u32 number, pool, place;
 	struct dest *d;
+	__u32 number;
+	int reason;
 
 	if (!p || !found || !out || !birth)
 		return UP_NO_SERVICE;
@@ -58,20 +60,22 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_BY_DEFENCE;
 	}
-	pool = s->pool;
-	place = schedule(pool, p);
+	reason = choose(number - 1, p, &chosen);
 	if (found->life) {
 		conn_release(found->number, found->life, now);
 		found->life = 0;
 	}
-	chosen = place == NOBODY ? NULL : pool_server(pool, place);
-	d = chosen ? at(&dests, chosen->dest) : NULL;
+	if (reason == DROPPED_CONTENDED) {
+		out->verdict = TC_ACT_SHOT;
+		return reason;
+	}
+	d = reason == RECEIVED ? at(&dests, chosen.dest) : NULL;
 	if (!d) {
 		out->error = 1 + ERROR_PORT;
 		return DROPPED_NO_DESTINATION;
 	}
-	birth->dest = chosen->dest;
-	birth->flags = chosen->flags;
+	birth->dest = chosen.dest;
+	birth->flags = chosen.flags;
 	birth->daddr = d->address;
 	birth->dport = d->port ? d->port : p->tuple.dport;
 	birth->fwmark = packet_mark(skb, p);
