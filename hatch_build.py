@@ -39,6 +39,8 @@ SHARED = (
     "config",
     "runtime",
     "sysctls",
+    "cache_key",
+    "cache",
     "own_address",
 )
 

@@ -25,7 +25,6 @@ from pylvs.errors import (
     DestinationExists,
     InvalidValue,
     NoSuchDestination,
-    NoSuchScheduler,
     NoSuchService,
     NotSupported,
     ServiceExists,
@@ -346,11 +345,7 @@ class Director:
 
 def _check_service(service: VirtualService) -> None:
     """What the kernel would take but we cannot do (yet) is refused, never half done."""
-    if service.scheduler not in schedulers.NAMES:
-        names = ", ".join(schedulers.NAMES)
-        if service.scheduler in schedulers.LVS_NAMES:
-            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {names}")
-        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {names}")
+    schedulers.find(service.scheduler)
     for wanted, what in (
         (service.fwmark, "services by firewall mark are"),
         (service.protocol == SCTP, "SCTP is"),
@@ -364,8 +359,6 @@ def _check_server(key: VirtualService, server: RealServer) -> None:
         raise NotSupported("tunnelling is not supported yet; use -m (masquerading) or -g (direct routing)")
     if server.family != key.family:
         raise InvalidValue(f"{server} and {key} are of different address families; only a tunnel can join them")
-    if server.upper or server.lower:
-        raise NotSupported("connection thresholds are not supported yet")
 
 
 def _is_local(server: RealServer) -> bool:

@@ -79,6 +79,8 @@ class Conversation:
             self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
         elif op == "add":
             self.lvs.ipvsadm(f"-a {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
+        elif op == "edit":
+            self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m {rest[1]}")
         elif op == "del":
             self.lvs.ipvsadm(f"-d {self.key} -r {self.server(rest[0])}")
         elif op == "cmd":
@@ -97,7 +99,9 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
     conversation = Conversation(lvs, case)
     lvs.restore(
         f"-A {case['service']}\n"
-        + "".join(f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]}\n" for d in case["dests"])
+        + "".join(
+            f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]} {' '.join(d[2:])}\n" for d in case["dests"]
+        )
     )
     for op in case["ops"]:
         conversation.play(*op)
@@ -107,4 +111,4 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    assert len(playable("sched")) == 48
+    assert len(playable("sched")) == 164

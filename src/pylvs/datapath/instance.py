@@ -408,8 +408,8 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "service_index": max_services,
         "dests": max_dests,
         "dest_loads": max_dests,
-        # room for every pool twice: a change writes a new one beside the old
-        "pools": 1024 + 2 * (max_services + max_dests),
+        "caches": max_services,
+        "pools": _pool_slots(max_services, max_dests),
         "counters": objects,
         "estimates": objects,
     }
@@ -453,6 +453,15 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         for fd in (*maps.values(), *loaded.values()):
             os.close(fd)
     os.rename(new, f"{where}/current")
+
+
+def _pool_slots(services: int, dests: int) -> int:
+    """Room for every service with a table of 256 entries and for every real server twice (a change writes a new pool
+    beside the old one), for a table of mh for one service in 16, but 256 at least, and a quarter more: they do not fit
+    without gaps."""
+    table, maglev = 256 // _layout.POOL_TABLE_SLOT, 4096 // _layout.POOL_TABLE_SLOT
+    tables = max(services // 16, min(services, 256))
+    return 1024 + (services * (3 + table) + 2 * dests + tables * maglev) * 5 // 4
 
 
 def _left_to_undo(new: str) -> int:

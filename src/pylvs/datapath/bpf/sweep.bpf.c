@@ -7,6 +7,7 @@
 #include "prelude.h"
 #include "table.h"
 #include "conn.h"
+#include "cache.h"
 #include "sweep.h"
 #include "estimate.h"
 #include "flush.h"
@@ -25,6 +26,7 @@ static int tick(void *map, __u32 *key, struct ticker *t)
 		rt->swept = now;
 		sweep_slice(rt, now, slice_size());
 		estimate_due(cfg, rt, now);
+		cache_due(rt, now);
 	}
 	bpf_timer_start(&t->timer, TICK, 0);
 	return 0;
@@ -62,6 +64,7 @@ int catch_up(struct __sk_buff *skb)
 	w.now = now_ns(cfg);
 	bpf_loop(ALL_GROUPS, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
+	cache_due(rt, w.now);
 	return 0;
 }
 

@@ -16,6 +16,7 @@
 #include "claim.h"
 #include "service.h"
 #include "defence.h"
+#include "cache.h"
 #include "sched.h"
 #include "state.h"
 #include "persist.h"
@@ -32,7 +33,6 @@
 __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *out)
 {
 	struct birth *birth = at(&births, 0);
-	struct pool_options *o;
 	struct service *s;
 	__u32 number;
 
@@ -57,36 +57,36 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 		return UP_CLIENT_PORT_20;
 	if (martian(skb, p))
 		return UP_MARTIAN;
-	birth->pool = s->pool;
-	o = at(&pools, birth->pool + 1);
-	if (!o)
-		return UP_NO_SERVICE;
+	birth->service = number - 1;
+	if (!options_of(birth->service, &birth->options)) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_CONTENDED;
+	}
 	birth->own_port = p->tuple.dport == s->key.port;
-	birth->persistent = o->flags & POOL_PERSISTENT ? o->timeout : 0;
-	birth->once = (o->flags & POOL_ONE_PACKET) && p->tuple.protocol == IPPROTO_UDP;
-	birth->engine = o->engine;
+	birth->persistent = birth->options.flags & POOL_PERSISTENT ? birth->options.timeout : 0;
+	birth->once = (birth->options.flags & POOL_ONE_PACKET) && p->tuple.protocol == IPPROTO_UDP;
 	birth->control = 0;
 	if (birth->persistent)
-		template_key(&birth->template, p, s, o);
+		template_key(&birth->template, p, s, &birth->options);
 	return RECEIVED;
 }
 
-/* Let the service's scheduler choose a real server. */
-__noinline int choose(const struct packet *p, struct outcome *out)
+/* Let the service's scheduler choose a real server for what is in `births`. */
+__noinline int appoint(const struct packet *p, struct outcome *out)
 {
 	struct birth *birth = at(&births, 0);
-	struct pool_server *chosen;
-	__u32 place;
+	struct chosen chosen;
+	int reason;
 
 	if (!p || !out || !birth)
 		return UP_NO_SERVICE;
-	place = schedule(birth->pool, p);
-	chosen = place == NOBODY ? NULL : pool_server(birth->pool, place);
-	if (!chosen || !birth_server(birth, p, chosen->dest, chosen->flags)) {
-		out->error = 1 + ERROR_PORT;
-		return DROPPED_NO_DESTINATION;
-	}
-	return RECEIVED;
+	reason = choose(birth->service, p, &chosen);
+	if (reason == RECEIVED && birth_server(birth, p, chosen.dest, chosen.flags))
+		return RECEIVED;
+	if (reason == DROPPED_CONTENDED)
+		return reason;
+	out->error = 1 + ERROR_PORT;
+	return DROPPED_NO_DESTINATION;
 }
 
 /* Must a connection that exists make way for the one that this packet opens (facts 2.9)? */
@@ -221,16 +221,16 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 	int reason = RECEIVED;
 
 	for (int i = 0; i < 2; i++) {
-		if (birth->engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
+		if (birth->options.engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
 			return DROPPED_NOT_SIP;
 		reason = template_find(p, now);
 		if (reason != DROPPED_NO_DESTINATION)
 			return reason;
-		reason = choose(p, out);
+		reason = appoint(p, out);
 		if (reason != RECEIVED)
 			return reason;
 		/* again: the number may be that of a template that was just found to be invalid */
-		if (birth->engine == ENGINE_SIP && (sip_key(skb, p) != RECEIVED || !sip_remember(birth)))
+		if (birth->options.engine == ENGINE_SIP && (sip_key(skb, p) != RECEIVED || !sip_remember(birth)))
 			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
@@ -263,7 +263,7 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)
-		reason = birth->persistent ? connect_persistent(skb, p, birth, out, now) : choose(p, out);
+		reason = birth->persistent ? connect_persistent(skb, p, birth, out, now) : appoint(p, out);
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;
