@@ -50,6 +50,11 @@ def load(
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
+        "sctp_next": sctp.table_bytes(),
+        "sctp_events": sctp.chunk_bytes(),
+        "sctp_active": sctp.active_bytes(),
+        "sctp_half_open": sctp.half_open_bytes(),
+        "sctp_shift": sctp.shift_bytes(),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
     if kind == RESIZING:

@@ -255,9 +255,12 @@ static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u6
 	return conn_find_hashed(key, hash, now, found);
 }
 
+/* The clock's ticks tell apart what is less than 26 days away; `ipvsadm --set` takes 31. */
+#define TIMEOUT_LONGEST (25u * 24 * 3600 * 1000)
+
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
 {
-	return ticks(now + timeout * MSEC);
+	return ticks(now + (timeout > TIMEOUT_LONGEST ? TIMEOUT_LONGEST : timeout) * MSEC);
 }
 
 /* The packet counts as use: the connection lives for its timeout from now. The store is spared within a clock tick,
