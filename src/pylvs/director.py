@@ -32,7 +32,6 @@ from pylvs.errors import (
 )
 from pylvs.model import (
     MASQ,
-    SCTP,
     TUNNEL,
     Connection,
     Destination,
@@ -344,9 +343,6 @@ def _check_service(service: VirtualService) -> None:
         raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {names}")
     for wanted, what in (
         (service.fwmark, "services by firewall mark are"),
-        (service.persistent or service.persistence_engine, "persistence is"),
-        (service.protocol == SCTP, "SCTP is"),
-        (service.one_packet, "one-packet scheduling is"),
     ):
         if wanted:
             raise NotSupported(f"{what} not supported yet")

@@ -13,18 +13,12 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc")
 UNPLAYED = {
-    "sctp": "SCTP is not built yet",
     "fwmark": "services by firewall mark are not built yet",
-    "persistence": "persistence is not built yet",
-    "one-packet": "one-packet scheduling is not built yet",
     "scheduler": "of the schedulers there are rr, wrr, lc and wlc",
     "tunnel": "tunnels are not built yet",
     "threshold": "connection thresholds are not built yet",
-    "sloppy_tcp": "sloppy_tcp is not built yet",
-    "secure_tcp": "secure_tcp is not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "schedule_icmp": "schedule_icmp is not built yet",
-    "expire_quiescent_template": "templates are not built yet",
 }
 
 Case = dict[str, Any]
@@ -51,10 +45,7 @@ def needs(case: Case) -> set[str]:
     """What of UNPLAYED a case needs."""
     text = rules(case)
     patterns = {
-        "sctp": r"--sctp-service",
         "fwmark": r"(?:^|\s)-f\s",
-        "persistence": r"(?:^|\s)(-p|--pe)\b",
-        "one-packet": r"(?:^|\s)-o\b",
         "tunnel": r"(?:^|\s)-i\b",
         "threshold": r"(?:^|\s)-[xy]\s",
     }

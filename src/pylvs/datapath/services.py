@@ -506,6 +506,7 @@ class ServiceTable:
         """What connections ask of a real server beside its pool."""
         loads = self._instance.dest_loads
         loads.put(dest, "weight", server.weight)
+        loads.put(dest, "flags", conn_flags(server.method))
         loads.put(dest, "upper", server.upper)
         loads.put(dest, "lower", server.lower)
 
@@ -544,7 +545,8 @@ class ServiceTable:
         memory = self._remembered()
         now = self._instance.now()
         for identity, dest in list(memory.trash.items()):
-            if self._instance.dest_loads.get(dest, "total") > 0:
+            loads = self._instance.dest_loads
+            if loads.get(dest, "total") > 0 or loads.get(dest, "persistent") > 0:
                 continue
             deleted = self._instance.dests.get(dest, "deleted")
             idle = max(self._instance.dest_loads.get(dest, "idle") - deleted, 0)

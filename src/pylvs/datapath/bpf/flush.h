@@ -26,6 +26,6 @@ static long flush_step(__u64 i, struct flush_walk *w)
 
 	if (bpf_skb_load_bytes(w->skb, ETH_HLEN + i * sizeof(wish), &wish, sizeof(wish)))
 		return 1;
-	w->ended += conn_release(wish.number, wish.life, w->now);
+	w->ended += conn_drop(wish.number, wish.life, w->now) == RELEASED;
 	return 0;
 }

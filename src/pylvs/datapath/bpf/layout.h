@@ -53,7 +53,8 @@ enum slot_kind {
 	SLOT_DEAD,		/* being taken apart by whoever made it so */
 	SLOT_MOVING,		/* on its way to another table (move.h) */
 	SLOT_TEMPLATE,		/* a persistence template: a struct conn that no packet's own addresses find */
-	SLOT_MOVED,		/* what controls connections was here before a resize: `conn` of struct more says where it is */
+	SLOT_INVALID,		/* a template that nobody finds any more; it lives on for the connections that it controls */
+	SLOT_MOVED,		/* what controls connections was here before a resize: `dest` is its number now (move.h) */
 };
 
 /* A slot's life word: what it is, and which of its lives this is. It changes with every use of the slot, so whoever
@@ -96,8 +97,8 @@ enum method {
 /* What an established packet does not need. */
 struct conn_rest {
 	__u32 fwmark;		/* packet mark at birth */
-	__u32 control;		/* 1 + number of the connection that controls this one */
-	__u32 controls;		/* how many this one controls */
+	__u32 control;		/* 1 + number of the connection or template that controls this one */
+	__u32 controls;		/* how many this one controls: it does not end before them */
 	__u32 unused[3];
 };
 
@@ -299,8 +300,9 @@ struct dest_load {
 	__u32 overload;		/* takes no new connections (facts 1.9); Python clears or sets it at a change of the thresholds */
 	__u32 upper;		/* Python's from here on; 0: no threshold */
 	__u32 lower;
-	__s32 weight;		/* as in its pool, for those who come from a connection */
-	__u32 unused[7];
+	__s32 weight;		/* as in its pool, for those who come from a connection; and so are the flags */
+	__u32 flags;
+	__u32 unused[6];
 };
 
 /* ---- counters ----------------------------------------------------------------------------------------------- */

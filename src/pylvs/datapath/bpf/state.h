@@ -8,7 +8,7 @@
 enum direction { INPUT, OUTPUT, INPUT_ONLY };
 enum { TCP_S_ESTABLISHED = 1, TCP_S_FIN_WAIT = 4, TCP_S_TIME_WAIT = 5, TCP_S_CLOSE = 6 };
 enum { EVENT_SYN, EVENT_FIN, EVENT_ACK, EVENT_RST };
-enum { SCTP_S_CLOSED = 13 };
+enum { SCTP_S_ESTABLISHED = 8, SCTP_S_CLOSED = 13 };
 
 /* The normal table, and the one of secure_tcp. */
 const volatile __u8 tcp_next[2][DIRECTIONS][TCP_EVENTS][TCP_STATES];
@@ -51,6 +51,12 @@ static __always_inline __u32 sctp_transition(__u32 direction, __u32 state, __u8 
 	if (direction >= DIRECTIONS || state >= SCTP_STATES || number >= SCTP_EVENTS || (event & SCTP_DONE))
 		return state;
 	return sctp_next[direction][number][state];
+}
+
+/* Has a connection come to data? */
+static __always_inline int established(__u32 status, __u8 protocol)
+{
+	return (status & STATUS_STATE) == (protocol == IPPROTO_TCP ? TCP_S_ESTABLISHED : SCTP_S_ESTABLISHED);
 }
 
 /* May a packet that no connection knows open one (facts 2.4)? */
@@ -96,84 +102,84 @@ static __always_inline __u32 status_after(const struct packet *p, __u32 old, enu
 	__u32 state = old & STATUS_STATE, flags = old & ~STATUS_STATE;
 
 	direction = seen_from(direction, &flags);
+	if (p->kind == KIND_SCTP) {
+		state = sctp_transition(direction, state, p->sctp_event);
+		return with_activity(flags, state, state < SCTP_STATES && sctp_active[state]);
+	}
 	if (p->tuple.protocol != IPPROTO_TCP)
 		return flags | state;
 	state = tcp_transition(direction, state, p->tcp_flags);
 	return with_activity(flags, state, state < TCP_STATES && tcp_active[state]);
 }
 
-static __always_inline void move_activity(const struct conn *c, __u32 old, __u32 new)
+/* Where a state's timeout stands. */
+static __always_inline __u32 timeout_place(__u8 protocol, __u32 state)
 {
-	struct dest_load *load;
-
-	if (!((old ^ new) & STATUS_FLAG(CONN_INACTIVE)))
-		return;
-	load = at(&dest_loads, c->dest);
-	if (load)
-		__sync_fetch_and_add(&load->active, new & STATUS_FLAG(CONN_INACTIVE) ? -1 : 1);
+	return protocol == IPPROTO_TCP ? state : protocol == IPPROTO_UDP ? TIMEOUT_UDP : TIMEOUT_SCTP + state;
 }
 
-/* The same as state_move for what is neither TCP nor UDP: AH and ESP change nothing (facts 2.2), nor does an SCTP packet
- * without a chunk. A function of its own, so that the others' is as short as it can be. */
-__noinline int state_move_rarer(struct packet *p, const struct found *found, enum direction direction)
+static __always_inline __u32 timeout_of(const struct config *cfg, __u32 place)
+{
+	return place < TIMEOUTS ? cfg->timeouts[(cfg->timeouts_row & 1) * TIMEOUTS + place] : 0;
+}
+
+/* The packet's effect on its connection. AH and ESP have none (facts 2.2), nor has SCTP without a chunk.
+ * A function of its own, so that the many packets that change nothing are not in its way. */
+__noinline int state_change(struct packet *p, const struct found *found, enum direction direction)
 {
 	const struct config *cfg = at(&config, 0);
-	__u32 old, new, seen, state, flags, turn;
-	enum direction from;
+	__u32 old, new, seen, turn;
+	struct dest_load *load;
 	struct conn *c;
 
-	if (!p || !found || !cfg || p->kind != KIND_SCTP || p->sctp_event == SCTP_SILENT)
+	if (!p || !found || !cfg || p->kind == KIND_SEALED || (p->kind == KIND_SCTP && p->sctp_event == SCTP_SILENT))
 		return 0;
 	c = conn_at(found->number);
 	if (!c)
 		return 0;
 	turn = found->life >> LIFE_TURN_SHIFT & 0xff;
 	old = new = c->status;
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 4; i++) {	/* the other direction may move it at the same time */
 		if (old >> STATUS_TURN_SHIFT != turn)
-			return 0;
-		flags = old & ~STATUS_STATE;
-		from = seen_from(direction, &flags);
-		state = sctp_transition(from, old & STATUS_STATE, p->sctp_event);
-		new = with_activity(flags, state, state < SCTP_STATES && sctp_active[state]);
+			return 0;	/* it has ended, and its slot is another's */
+		new = status_after(p, old, direction);
 		seen = new == old ? old : __sync_val_compare_and_swap(&c->status, old, new);
-		if (seen == old) {
-			p->sctp_event |= SCTP_DONE;
-			break;
-		}
+		if (seen == old)
+			goto changed;
 		old = seen;
 	}
-	move_activity(c, old, new);
-	state = new & STATUS_STATE;
-	if (state < SCTP_STATES)
-		c->timeout = cfg->timeouts[(cfg->timeouts_row & 1) * TIMEOUTS + TIMEOUT_SCTP + state];
+	return 0;
+
+changed:
+	if (p->kind == KIND_SCTP)
+		p->sctp_event |= SCTP_DONE;
+	if ((old ^ new) & STATUS_FLAG(CONN_INACTIVE)) {
+		load = at(&dest_loads, c->dest);
+		if (load)
+			__sync_fetch_and_add(&load->active, new & STATUS_FLAG(CONN_INACTIVE) ? -1 : 1);
+	}
+	c->timeout = timeout_of(cfg, timeout_place(p->tuple.protocol, new & STATUS_STATE));
 	return 1;
+}
+
+/* Does a packet leave status and state as they are? A datagram does, and the acknowledgement of an established
+ * connection, in every table. A first reply does not, where none was expected. */
+static __always_inline int changes_nothing(const struct packet *p, __u32 status, enum direction direction)
+{
+	if (p->kind != KIND_PLAIN || (direction == OUTPUT && (status & STATUS_FLAG(CONN_NOOUTPUT))))
+		return 0;
+	return p->tuple.protocol == IPPROTO_UDP ||
+	       ((p->tcp_flags & (TCP_RST | TCP_SYN | TCP_FIN | TCP_ACK)) == TCP_ACK &&
+		(status & (STATUS_STATE | STATUS_FLAG(CONN_INACTIVE))) == TCP_S_ESTABLISHED);
 }
 
 static __always_inline void state_move(const struct config *cfg, struct conn *c, const struct found *found,
 				       struct packet *p, enum direction direction)
 {
-	__u32 old = c->status, new = old, seen, state, turn = found->life >> LIFE_TURN_SHIFT & 0xff;
+	__u32 status = c->status;
 
-	if (p->kind != KIND_PLAIN) {
-		state_move_rarer(p, found, direction);
-		return;
-	}
-#pragma unroll
-	for (int i = 0; i < 4; i++) {	/* the other direction may move it at the same time */
-		if (old >> STATUS_TURN_SHIFT != turn)
-			return;		/* it has ended, and its slot is another's */
-		new = status_after(p, old, direction);
-		if (new == old)
-			break;
-		seen = __sync_val_compare_and_swap(&c->status, old, new);
-		if (seen == old)
-			break;
-		old = seen;
-	}
-	move_activity(c, old, new);
-	state = p->tuple.protocol == IPPROTO_TCP ? new & STATUS_STATE : TIMEOUT_UDP;
-	if (state < TIMEOUTS)
-		c->timeout = cfg->timeouts[(cfg->timeouts_row & 1) * TIMEOUTS + state];
+	if (!changes_nothing(p, status, direction))
+		state_change(p, found, direction);
+	else if (status >> STATUS_TURN_SHIFT == (found->life >> LIFE_TURN_SHIFT & 0xff))
+		c->timeout = timeout_of(cfg, timeout_place(p->tuple.protocol, TCP_S_ESTABLISHED));
 }

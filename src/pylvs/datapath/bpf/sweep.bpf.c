@@ -6,6 +6,7 @@
 #include "prelude.h"
 #include "table.h"
 #include "load.h"
+#include "control.h"
 #include "conn.h"
 #include "sweep.h"
 #include "estimate.h"
