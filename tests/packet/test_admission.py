@@ -14,7 +14,6 @@ from support.packets import (
     NO_NEXT,
     PSH,
     RST,
-    SCTP,
     SYN,
     TCP,
     UDP,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
 from pylvs.errors import DatapathError
-from pylvs.protocols import sctp, tcp, udp
+from pylvs.protocols import sctp, tcp, timeouts
 
 RESIZING = "_resizing"
 PARITY = 1 << 25  # in the number of a group, of table.h
@@ -80,7 +80,7 @@ def load(
 
 def timeouts_ms() -> tuple[int, ...]:
     """The default timeouts in the packet path's order, in milliseconds."""
-    return (*tcp.timeouts_ms(), udp.TIMEOUT * 1000, *sctp.timeouts_ms())
+    return timeouts.DEFAULTS_MS
 
 
 def table_constants(number: int, groups: int, seeds: Sequence[int], old_groups: int = 0) -> dict[str, bytes]:

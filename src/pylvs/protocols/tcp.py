@@ -46,7 +46,7 @@ NORMAL = {
     },
 }
 
-# The table in force while secure_tcp defends (facts 9.4): a handshake is not over before the real server has acknowledged.
+# The table in force while secure_tcp defends (facts 9.4): no handshake is over before the real server has had its say.
 SECURE = {
     "INPUT": {
         "SYN": (3, 1, 1, 3, 3, 3, 3, 3, 3, 3, 10),
