@@ -1,4 +1,4 @@
-"""TCP's states for the model: what the next state is, and how long it lasts, in both tables: with and without secure_tcp.
+"""TCP's states for the model: what the next state is, and how long it lasts, with secure_tcp and without.
 
 The tables stand as people read them: a row is the present state, the columns say what follows a packet with
 SYN, FIN, ACK and RST.
