@@ -17,7 +17,15 @@ from pylvs.protocols.sctp import HALF_OPEN, shift_bytes
 from support.books import books
 from support.harness import CLIENT, SERVER, Harness, _setns, frame
 from support.packets import (
-    FRAGMENT, ICMP, ICMP6, SCTP, chunk, crc32c, dissect, sctp, wrong_sums,
+    FRAGMENT,
+    ICMP,
+    ICMP6,
+    SCTP,
+    chunk,
+    crc32c,
+    dissect,
+    sctp,
+    wrong_sums,
 )  # fmt: skip
 from support.packets import ip as packet
 from support.talk import FAMILIES, IPV4, Family, Talk
@@ -113,7 +121,7 @@ CHUNKS = {
 
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
 def test_odd_chunks(lvs: Harness, family: Family, chunks: bytes) -> None:
-    """They go to the real server like any others, which knows what to make of them; the state is the specification's."""
+    """They go to the real server like any others, which knows what they mean; the state is as specified."""
     talk = talk_of(lvs, family)
     talk.asks("INIT")
     talk.answers("INIT_ACK")

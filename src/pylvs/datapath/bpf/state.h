@@ -120,7 +120,10 @@ static __always_inline __u32 timeout_place(__u8 protocol, __u32 state)
 
 static __always_inline __u32 timeout_of(const struct config *cfg, __u32 place)
 {
-	return place < TIMEOUTS ? cfg->timeouts[(cfg->timeouts_row & 1) * TIMEOUTS + place] : 0;
+	barrier_var(place);	/* the verifier of Linux 6.1 is to see what is compared */
+	if (place >= TIMEOUTS)
+		return 0;
+	return cfg->timeouts[(cfg->timeouts_row & 1) * TIMEOUTS + place];
 }
 
 /* The packet's effect on its connection. AH and ESP have none (facts 2.2), nor has SCTP without a chunk.
