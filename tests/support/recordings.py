@@ -13,11 +13,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 UNPLAYED = {
-    "sctp": "SCTP is not built yet",
     "fwmark": "services by firewall mark are not built yet",
     "tunnel": "tunnels are not built yet",
-    "sloppy_tcp": "sloppy_tcp is not built yet",
-    "secure_tcp": "secure_tcp is not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "schedule_icmp": "schedule_icmp is not built yet",
 }
@@ -46,7 +43,6 @@ def needs(case: Case) -> set[str]:
     """What of UNPLAYED a case needs."""
     text = rules(case)
     patterns = {
-        "sctp": r"--sctp-service",
         "fwmark": r"(?:^|\s)-f\s",
         "tunnel": r"(?:^|\s)-i\b",
     }

@@ -19,8 +19,8 @@ from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import CALL_ID, CONN, CONN_IPV4, CONN_REST, MORE, TUPLE
 from pylvs.datapath.services import unpack_address
 from pylvs.errors import DatapathError
-from pylvs.model import TCP, UDP, Connection, endpoint, protocol_name
-from pylvs.protocols import tcp, udp
+from pylvs.model import Connection, endpoint, protocol_name
+from pylvs.protocols import STATES
 from pylvs.selections import Selection
 
 GROUPINGS = ("service", "rip", "state", "client")
@@ -86,7 +86,7 @@ _Test = Callable[[bytes, list[int]], list[int]]
 
 def state_name(protocol: int, state: int) -> str:
     """The name that listings show for a state."""
-    names = tcp.STATES if protocol == TCP else udp.STATES
+    names = STATES.get(protocol, ())
     return names[state] if state < len(names) else "ERR!"
 
 
@@ -129,7 +129,7 @@ def _within(offset: int, address: bytes, bits: int) -> _Test:
 
 
 def _in_states(names: frozenset[str]) -> _Test:
-    wanted = {(protocol, state) for protocol, known in ((TCP, tcp.STATES), (UDP, udp.STATES))
+    wanted = {(protocol, state) for protocol, known in STATES.items()
               for state, name in enumerate(known) if name in names}  # fmt: skip
 
     def test(records: bytes, places: list[int]) -> list[int]:

@@ -12,6 +12,16 @@
 #define GIVE_WAY_LOOKS 4	/* half-open connections to choose the oldest from */
 
 const volatile __u8 tcp_half_open[TCP_STATES];
+const volatile __u8 sctp_half_open[SCTP_STATES];
+
+static __always_inline int half_open(const struct conn *c)
+{
+	__u32 state = c->status & STATUS_STATE;
+
+	if (c->protocol == IPPROTO_TCP)
+		return state < TCP_STATES && tcp_half_open[state];
+	return c->protocol == IPPROTO_SCTP && state < SCTP_STATES && sctp_half_open[state];
+}
 
 /* ---- room ---------------------------------------------------------------------------------------------------- */
 
@@ -29,7 +39,7 @@ struct room_walk {
 
 static long room_step(__u64 i, struct room_walk *w)
 {
-	__u32 group = (w->first ^ i) & GROUP_SLOTS ? w->other : w->group, life, state;
+	__u32 group = (w->first ^ i) & GROUP_SLOTS ? w->other : w->group, life;
 	__u32 number = group * GROUP_SLOTS + (w->first + i) % GROUP_SLOTS;
 	struct conn *c = conn_at(number);
 	struct conn_rest *rest;
@@ -51,10 +61,7 @@ static long room_step(__u64 i, struct room_walk *w)
 		return 0;
 	w->over = past(c->expires, w->now);
 	if (!w->over) {
-		if ((life & LIFE_KIND) != SLOT_CONN)
-			return 0;
-		state = c->status & STATUS_STATE;
-		if (c->protocol != IPPROTO_TCP || state >= TCP_STATES || !tcp_half_open[state])
+		if ((life & LIFE_KIND) != SLOT_CONN || !half_open(c))
 			return 0;
 		rest = conn_rest(c, number);
 		if (rest && rest->controls)

@@ -42,9 +42,12 @@ static __always_inline struct conn_rest *conn_rest(struct conn *c, __u32 number)
 	return more ? &more->rest : NULL;
 }
 
+/* The clock tells apart what is less than 26 days away; `ipvsadm --set` takes 31. */
+#define TIMEOUT_LONGEST 2250000000u
+
 static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
 {
-	return ticks(now + timeout * MSEC);
+	return ticks(now + (timeout > TIMEOUT_LONGEST ? TIMEOUT_LONGEST : timeout) * MSEC);
 }
 
 /* What was past its time, and controls others, lives on. */

@@ -128,7 +128,9 @@ static __always_inline int assures(const struct conn *c, const struct packet *p,
 	if ((status & STATUS_FLAG(CONN_ASSURES)) || (c->family == AF_INET ? !c->at.ipv4.rest.control
 									   : !(c->life >> LIFE_MORE_SHIFT & 0xff)))
 		return 0;
-	return p->tuple.protocol == IPPROTO_UDP ? direction == OUTPUT : established(status, p->tuple.protocol);
+	if (p->tuple.protocol == IPPROTO_UDP)
+		return direction == OUTPUT && p->kind == KIND_PLAIN;
+	return established(status, p->tuple.protocol);
 }
 
 /* Set bits in the status of whoever has this life. */

@@ -43,7 +43,7 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
 		return UP_NO_SERVICE;
-	if (p->truncated) {
+	if (p->truncated || (p->kind == KIND_SCTP && !p->sctp_event)) {
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
@@ -89,7 +89,7 @@ __noinline int appoint(const struct packet *p, struct outcome *out)
 	return DROPPED_NO_DESTINATION;
 }
 
-/* Must a connection that exists make way for the one that this packet opens (facts 2.9)? */
+/* Must a connection that exists make way for the one that this SYN or INIT opens (facts 2.9)? */
 static __always_inline int starts_anew(const struct packet *p, struct conn *c, __u32 number)
 {
 	__u32 status = c->status, state = status & STATUS_STATE;
@@ -109,14 +109,17 @@ static __always_inline int starts_anew(const struct packet *p, struct conn *c, _
 	rest = conn_rest(c, number);
 	if (rest && rest->control)
 		return 0;
+	if (p->kind == KIND_SCTP)
+		return state == SCTP_S_CLOSED;
 	if (state == TCP_S_FIN_WAIT)
 		return (sys->conn_reuse_mode & 2) && (status & STATUS_FLAG(CONN_NOOUTPUT));
 	return state == TCP_S_TIME_WAIT || state == TCP_S_CLOSE;
 }
 
 /* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
- * it. So that is done again in its new place: a state to which an event has led is one that it leads to itself. */
-__noinline int follow(const struct packet *p, const struct found *was, __u64 now)
+ * it. So that is done again in its new place: a state to which an event of TCP has led is one that it leads to itself;
+ * SCTP's event says whether it has been followed. */
+__noinline int follow(struct packet *p, const struct found *was, __u64 now)
 {
 	const struct config *cfg = at(&config, 0);
 	struct found found = {};
