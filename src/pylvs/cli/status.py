@@ -1,7 +1,6 @@
 """pylvs status: the state of this network namespace's director, its connection table, and every packet's reason."""
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -36,6 +35,8 @@ MEANING = {
     "dropped_no_destination": "no real server to take it; answered with ICMP port unreachable",
     "dropped_destination_gone": "its real server was removed; the connection waits for it",
     "dropped_table_full": "the connection table is full",
+    "dropped_conn_max": "as many connections as net.ipv4.vs.conn_max allows",
+    "dropped_by_defence": "one of those that net.ipv4.vs.drop_packet drops",
     "dropped_contended": "another CPU was making the same connection",
     "dropped_no_route": "no route to the real server; answered with ICMP host unreachable",
     "dropped_ttl_exceeded": "TTL over; answered with ICMP time exceeded",
@@ -209,24 +210,11 @@ def _bar(name: str, count: int, total: int) -> str:
 
 
 def _proc(running: Instance) -> Iterator[str]:
-    """In the kernel's words and form (facts 9.3). There, a bucket's length is how many connections a lookup may have
-    to look at; the nearest thing to it here is a word of tags. There is no estimation thread to speak of."""
-    slots = running.config.get(0, "conn_slots")
-    per_word = table.GROUP_SLOTS // table.TAG_WORDS
-    lengths = table.word_lengths(running)
-    buckets = slots // per_word
-    conns = running.runtime.get(0, "conns")
-    yield f"Conns:\t{conns}"
-    yield f"Conn buckets:\t{buckets} ({buckets.bit_length() - 1} bits)"
-    if conns:
-        empty = lengths[0]
-        yield f"Conn buckets empty:\t{empty} ({100 * empty // buckets}%)"
-        long = Counter({length: lengths[length] for length in range(1, 7)})
-        long[7] = sum(lengths[7:])
-        for length in sorted(long):
-            if long[length]:
-                yield f"Conn buckets len-{length}:\t{long[length]} ({100 * long[length] // max(buckets - empty, 1)}%)"
-    yield f"Services:\t{len(list(ServiceTable(running).numbers()))}"
+    from pylvs.director import Director
+    from pylvs.proc import lines
+
+    with Director() as director:
+        yield from (line.decode() for line in lines(director, "net/ip_vs_status"))
 
 
 def _drops(running: Instance) -> None:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
+from pylvs.datapath.memory import free_pages_at
 from pylvs.errors import DatapathError
 from pylvs.protocols import sctp, tcp, udp
 
@@ -50,6 +51,9 @@ def load(
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
+        "tcp_thinned": tcp.thinned_bytes(),
+        "sctp_thinned": sctp.thinned_bytes(),
+        "free_pages_at": free_pages_at().to_bytes(8, "little"),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
     if kind == RESIZING:

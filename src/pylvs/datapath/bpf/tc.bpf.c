@@ -70,6 +70,10 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 		out->error = 1 + ERROR_PORT;
 		return DROPPED_NO_DESTINATION;
 	}
+	if (defence_full()) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_CONN_MAX;
+	}
 	birth->dest = chosen->dest;
 	birth->flags = chosen->flags;
 	birth->daddr = d->address;
