@@ -9,6 +9,7 @@ from pylvs.datapath import instance, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.datapath.services import ServiceTable
+from pylvs.sysctl import DEFENCES
 
 # reason -> what a person needs to know of it
 MEANING = {
@@ -144,6 +145,19 @@ def _numbers(running: Instance) -> dict[str, Any]:
         "sweep_rounds": runtime.get(0, "sweeps"),
         "sweep_age_ms": (running.now() - runtime.get(0, "swept")) // 1_000_000,
         "timer_error": runtime.get(0, "timer_error"),
+        "defences": {
+            **{name: running.sysctls.get(0, name) for name in DEFENCES},
+            "secure": bool(runtime.get(0, "secure")),
+            "dropping_entries": bool(runtime.get(0, "drop_entry")),
+            "drop_rate": runtime.get(0, "drop_rate"),
+            "entries_dropped": runtime.get(0, "entries_dropped"),
+            "packets_dropped": reasons["dropped_by_defence"],
+            "free_pages": runtime.get(0, "memory") if runtime.get(0, "memory") >= 0 else None,
+            "available_pages": runtime.get(0, "available"),
+            "amemthresh": running.sysctls.get(0, "amemthresh"),
+            "conn_max": running.sysctls.get(0, "conn_max"),
+            "refused_by_conn_max": reasons["dropped_conn_max"],
+        },
         "packets": reasons,
     }
 
@@ -166,6 +180,34 @@ def _status(numbers: dict[str, Any]) -> Iterator[str]:
         yield f"sweep         the timer did not start (error {numbers['timer_error']}): passing packets carry the sweep"
     else:
         yield f"sweep         {numbers['sweep_rounds']} rounds, the last {numbers['sweep_age_ms'] / 1000:.2f} s ago"
+    yield from _defences(numbers["defences"])
+
+
+def _defences(numbers: dict[str, Any]) -> Iterator[str]:
+    """Nothing of those that are switched off and have never done anything."""
+    rate = numbers["drop_rate"]
+    details = {
+        "secure_tcp": ("", numbers["secure"]),
+        "drop_entry": (f"; so far {numbers['entries_dropped']} connections dropped", numbers["dropping_entries"]),
+        "drop_packet": (f"; so far {numbers['packets_dropped']} packets dropped", rate != 0),
+    }
+    title = "defences"
+    for name, (done, on) in details.items():
+        mode = numbers[name]
+        if mode or on:
+            every = f", one of {rate} new connections" if name == "drop_packet" and on else ""
+            when = "automatic, " if mode in (1, 2) else ""
+            yield f"{title:<14}{name:<11} {when}{'ON' if on else 'off'}{every}{done}"
+            title = ""
+    if any(numbers[name] in (1, 2) for name in details):
+        free = numbers["free_pages"]
+        seen = "not to be seen on this kernel: only the table's fill counts" if free is None else f"{free} pages"
+        low = "short" if numbers["available_pages"] < numbers["amemthresh"] else "enough"
+        yield f"{_ROW}memory      {low} (free memory {seen}; amemthresh {numbers['amemthresh']} pages)"
+    if numbers["refused_by_conn_max"]:
+        yield (
+            f"{_ROW}conn_max    {numbers['refused_by_conn_max']} connections refused beyond {numbers['conn_max']}"
+        )
 
 
 def _table(numbers: dict[str, Any]) -> Iterator[str]:
