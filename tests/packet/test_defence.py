@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from pylvs import sysctl
-from pylvs.datapath import _layout as layout
 from pylvs.datapath.layout import CONN, CONN_IPV4, CONN_REST
 from pylvs.model import TCP, UDP
 from pylvs.selections import Selection
