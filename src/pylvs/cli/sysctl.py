@@ -253,7 +253,7 @@ def _explanation(one: sysctl.Sysctl) -> Iterator[str]:
     import textwrap
 
     yield sysctl.PREFIX + one.name
-    wrap = textwrap.TextWrapper(width=80, initial_indent="  ", subsequent_indent=" " * 11)
+    wrap = textwrap.TextWrapper(width=80, initial_indent="  ", subsequent_indent=" " * 11, break_on_hyphens=False)
     yield from wrap.wrap(f"meaning  {one.meaning}")
     if one.here:
         yield from wrap.wrap(f"here     {one.here}")
