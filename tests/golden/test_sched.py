@@ -11,7 +11,7 @@ import pytest
 
 from support.harness import Harness, Result
 from support.packets import tcp_packet, udp_packet
-from support.recordings import Case, playable
+from support.recordings import Case, mark_of, playable
 
 
 class Conversation:
@@ -22,23 +22,26 @@ class Conversation:
         self.udp = case["proto"] == "udp"
         words = case["service"].split()
         self.key = " ".join(words[:2])
-        self.chosen: list[str | None] = []
+        self.chosen: list[str | list[Any] | None] = []
         self.open: list[tuple[str, int, str, int] | None] = []
+        self.asked: dict[tuple[str, int], tuple[str, int]] = {}
 
     def server(self, address: str) -> str:
-        port = self.case.get("rport") or self.case["port"]
+        port = 0 if "-f" in self.key else self.case.get("rport") or self.case["port"]
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def client_says(self, src: str, sport: int, flags: str) -> Result:
-        to = self.case["vip"], self.case["port"]
+        to = self.asked.get((src, sport)) or (self.case["vip"], self.case["port"])
         packet = udp_packet(src, sport, *to) if self.udp else tcp_packet(src, sport, *to, flags)
-        return self.lvs.from_client(packet)
+        return self.lvs.from_client(packet, mark=mark_of(self.case, to[0]))
 
     def server_says(self, connection: tuple[str, int, str, int], flags: str) -> None:
         src, sport, address, port = connection
         assert self.lvs.from_server(tcp_packet(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
 
-    def connect(self, src: str, sport: int) -> None:
+    def connect(self, src: str, sport: int, *to: Any) -> None:
+        if to:  # one of the addresses and ports that a service by mark has
+            self.asked[src, sport] = (to[0], to[1])
         result = self.client_says(src, sport, "S")
         if not result.forwarded:
             assert result.reason == "dropped_no_destination"
@@ -50,7 +53,7 @@ class Conversation:
         if not self.udp:
             self.server_says(connection, "SA")
             assert self.client_says(src, sport, "A").packet.destination == (address, port)
-        self.chosen.append(address)
+        self.chosen.append([address, port] if to else address)
         self.open.append(connection)
 
     def close(self, number: int) -> None:
@@ -107,4 +110,4 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    assert len(playable("sched")) == 48
+    assert len(playable("sched")) == 49

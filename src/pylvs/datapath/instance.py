@@ -21,6 +21,7 @@ SHARED = {
     "runtime": layout.RUNTIME,
     "sysctls": layout.SYSCTLS,
     "services": layout.SERVICE,
+    "marks": layout.MARK_RULE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
@@ -47,7 +48,7 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, sysctls, services, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
         service_index, own_addresses: hashes.
         counters, reasons: per-CPU counters.
     """
@@ -56,6 +57,7 @@ class Instance:
     runtime: SharedArray
     sysctls: SharedArray
     services: SharedArray
+    marks: SharedArray
     pools: SharedArray
     dests: SharedArray
     dest_loads: SharedArray
@@ -243,6 +245,10 @@ class Instance:
         """Tell the packet path our IPv6 addresses, from which ICMPv6 errors are sent."""
         _learn_addresses(self.own_addresses)
 
+    def learn_ports(self) -> None:
+        """Tell the packet path which ports need no privilege: where FTP's data may come (facts 1.3)."""
+        self.config.put(0, "unprivileged", _unprivileged())
+
     # ---- programs ---------------------------------------------------------------------------------------------------
 
     def outdated(self) -> bool:
@@ -298,6 +304,11 @@ class Instance:
             syscall.pin(fd, fresh)
             os.rename(fresh, f"{self.path}/programs/{name}")
         self.run("start")
+
+
+def _unprivileged() -> int:
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+        return int(file.read())
 
 
 def _learn_addresses(own: Hash) -> None:
@@ -427,6 +438,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             timeouts=2 * programs.timeouts_ms(),
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
+            unprivileged=_unprivileged(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
         )

@@ -144,8 +144,13 @@ def _service_of(key: bytes, scheduler: int, options: bytes) -> VirtualService:
     )
 
 
-def _family_bit(family: int) -> int:
-    return _layout.SERVES_IPV6 if family == AF_INET6 else _layout.SERVES_IPV4
+def _serves(key: bytes) -> int:
+    """What a service of this key makes packets be looked up as (enum family_bit). As in the kernel, any service on
+    port 21 counts for FTP, and one by mark has the port 0."""
+    family, port = SERVICE_KEY.get(key, 0, "family"), ntohs(SERVICE_KEY.get(key, 0, "port"))
+    found = _layout.SERVES_IPV6 if family == AF_INET6 else _layout.SERVES_IPV4
+    found |= _layout.SERVES_MARKS if SERVICE_KEY.get(key, 0, "fwmark") else 0
+    return found | {0: _layout.SERVES_PORT_ZERO, 21: _layout.SERVES_FTP}.get(port, 0)
 
 
 def conn_flags(method: int) -> int:
@@ -300,7 +305,7 @@ class ServiceTable:
             instance.config.put(0, "services_high", number + 1)
         scheduler = schedulers.find(service.scheduler)
         self._commit(number, scheduler.NUMBER, [], scheduler.start([]), pack_options(service))
-        instance.config.put(0, "families", instance.config.get(0, "families") | _family_bit(service.family))
+        instance.config.put(0, "families", instance.config.get(0, "families") | _serves(key))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
 
@@ -438,12 +443,12 @@ class ServiceTable:
         self._generation = generation
 
     def _serve_families(self) -> None:
-        """Tell the packet path which families have services."""
+        """Tell the packet path what there are services of."""
         config, services = self._instance.config, self._instance.services
         left = config.get(0, "families")
         found = 0
         for number in self.numbers():
-            found |= _family_bit(SERVICE_KEY.get(services.get(number, "key"), 0, "family"))
+            found |= _serves(services.get(number, "key"))
             if found == left:
                 return
         config.put(0, "families", found)

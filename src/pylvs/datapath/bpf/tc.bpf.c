@@ -15,6 +15,7 @@
 #include "load.h"
 #include "conn.h"
 #include "claim.h"
+#include "mark.h"
 #include "service.h"
 #include "defence.h"
 #include "sched.h"
@@ -25,21 +26,32 @@
 #include "icmp.h"
 #include "sweep.h"
 
+/* A service was found, but nobody in it for this packet (facts 6.9). */
+static __always_inline int leave(const struct service *s, const struct packet *p, struct outcome *out)
+{
+	if (s->key.port == bpf_htons(PORT_FTP) && p->tuple.dport != bpf_htons(PORT_FTP))
+		return UP_FTP_DATA;
+	out->error = 1 + ERROR_PORT;
+	return DROPPED_NO_DESTINATION;
+}
+
 /* A packet of a TCP or UDP service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of
  * the connection in `found`. That one still counts while a real server is chosen, as in the kernel. RECEIVED: what the
  * connection is to be stands in `births`.
  * A function of its own: it is for first packets alone, and its variables are not in the way of all others. */
 __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *found, struct outcome *out, __u64 now)
 {
+	const struct config *cfg = at(&config, 0);
 	struct birth *birth = at(&births, 0);
 	struct pool_server *chosen;
 	struct service *s;
 	__u32 number, pool, place;
 	struct dest *d;
 
-	if (!p || !found || !out || !birth)
+	if (!p || !found || !out || !birth || !cfg)
 		return UP_NO_SERVICE;
-	number = service_find(p, packet_mark(skb, p));
+	birth->fwmark = packet_mark(skb, p, cfg);
+	number = service_find(p, birth->fwmark);
 	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
 		return UP_NO_SERVICE;
@@ -58,6 +70,8 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_BY_DEFENCE;
 	}
+	if (other_port(s, p))
+		return leave(s, p, out);
 	pool = s->pool;
 	place = schedule(pool, p);
 	if (found->life) {
@@ -66,15 +80,12 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct found *foun
 	}
 	chosen = place == NOBODY ? NULL : pool_server(pool, place);
 	d = chosen ? at(&dests, chosen->dest) : NULL;
-	if (!d) {
-		out->error = 1 + ERROR_PORT;
-		return DROPPED_NO_DESTINATION;
-	}
+	if (!d)
+		return leave(s, p, out);
 	birth->dest = chosen->dest;
 	birth->flags = chosen->flags;
 	birth->daddr = d->address;
 	birth->dport = d->port ? d->port : p->tuple.dport;
-	birth->fwmark = packet_mark(skb, p);
 	return RECEIVED;
 }
 
