@@ -10,7 +10,7 @@ Each call is all or nothing: it is checked first, then packets see it in one ste
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -19,7 +19,7 @@ from pylvs.datapath import connections, netlink, resize
 from pylvs.datapath import instance as datapath
 from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.markrules import MarkTable, check_interface
+from pylvs.datapath.markrules import MarkTable
 from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
@@ -31,13 +31,13 @@ from pylvs.errors import (
     NotSupported,
     ServiceExists,
 )
+from pylvs.marking import Marking
 from pylvs.model import (
     MASQ,
     SCTP,
     TUNNEL,
     Connection,
     Destination,
-    MarkRule,
     RealServer,
     Service,
     Stats,
@@ -52,7 +52,7 @@ TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on i
 _SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
-class Director:
+class Director(Marking):
     """The director of the network namespace that this process is in.
 
     Looking does not start one: before the first change there is nothing to see. The first change loads the packet
@@ -303,80 +303,6 @@ class Director:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
 
-    # ---- firewall marks ---------------------------------------------------------------------------------------------
-
-    def marks(self) -> list[MarkRule]:
-        """The rules by which the director marks packets itself, in order: the first that matches says the mark."""
-        return [] if self._instance is None else MarkTable(self._instance).rules()
-
-    def add_mark(self, rule: MarkRule, place: int | None = None) -> None:
-        """Add a rule.
-
-        Args:
-            place: where, counted from 1; None for behind all others.
-
-        Raises:
-            InvalidValue: it is there already (EEXIST), its interface is not (ENODEV), or there is no such place.
-            TableFull, NotPermitted, DatapathError
-        """
-        _check_mark(rule, place, self.marks())
-        with self._changing():
-            assert self._instance is not None
-            table = MarkTable(self._instance)
-            rules = table.rules()
-            _check_mark(rule, place, rules)
-            if place is None or place == len(rules) + 1:
-                table.append(rule)
-            else:
-                table.replace([*rules[: place - 1], rule, *rules[place - 1 :]])
-
-    def delete_mark(self, rule: MarkRule | int) -> MarkRule:
-        """Remove a rule, or that in a place counted from 1; the rule that it was.
-
-        Raises:
-            InvalidValue: there is none such (ENOENT).
-        """
-        if self._instance is None:
-            raise _no_mark(rule, 0)
-        with self._changing():
-            table = MarkTable(self._instance)
-            rules = table.rules()
-            if isinstance(rule, MarkRule):
-                if rule not in rules:
-                    raise _no_mark(rule, len(rules))
-                place = rules.index(rule)
-            else:
-                if not 1 <= rule <= len(rules):
-                    raise _no_mark(rule, len(rules))
-                place = rule - 1
-            table.replace(rules[:place] + rules[place + 1 :])
-            return rules[place]
-
-    def set_marks(self, rules: Sequence[MarkRule]) -> None:
-        """Put these rules in the place of all others; for packets, in one step.
-
-        Raises:
-            InvalidValue: two are the same (EEXIST), or the interface of a new one is not there (ENODEV).
-            TableFull, NotPermitted, DatapathError
-        """
-        known, seen = set(self.marks()), set[MarkRule]()
-        for rule in rules:
-            if rule in seen:
-                raise InvalidValue(f"the rule is given twice: {rule}", errno.EEXIST)
-            seen.add(rule)
-            if rule not in known:
-                check_interface(rule.interface)
-        with self._changing():
-            assert self._instance is not None
-            MarkTable(self._instance).replace(rules)
-
-    def flush_marks(self) -> None:
-        """Remove all rules, in one step. Connections stay, and so do the services."""
-        if self._instance is None:
-            return
-        with self._changing():
-            MarkTable(self._instance).replace([])
-
     # ---- the whole --------------------------------------------------------------------------------------------------
 
     def zero(self, key: VirtualService | None = None) -> None:
@@ -427,19 +353,6 @@ def _check_service(service: VirtualService) -> None:
     ):
         if wanted:
             raise NotSupported(f"{what} not supported yet")
-
-
-def _check_mark(rule: MarkRule, place: int | None, rules: Sequence[MarkRule]) -> None:
-    if rule in rules:
-        raise InvalidValue(f"the rule is there already, in place {rules.index(rule) + 1}: {rule}", errno.EEXIST)
-    if place is not None and not 1 <= place <= len(rules) + 1:
-        raise InvalidValue(f"place {place} is out of range; with {len(rules)} rules it may be 1 to {len(rules) + 1}")
-    check_interface(rule.interface)
-
-
-def _no_mark(rule: MarkRule | int, count: int) -> InvalidValue:
-    what = f"rule in place {rule}" if isinstance(rule, int) else f"such rule: {rule}"
-    return InvalidValue(f"there is no {what} (there are {count}); pylvs mark list shows them", errno.ENOENT)
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:

@@ -10,7 +10,7 @@ from _socket import AF_INET, AF_INET6, getservbyname, inet_ntop, inet_pton
 from collections.abc import Sequence
 
 from pylvs.errors import InvalidValue
-from pylvs.model import PROTOCOL_NAMES, PROTOCOLS, MarkRule, family_of
+from pylvs.model import NETMASK_ALL, PROTOCOL_NAMES, PROTOCOLS, MarkRoute, MarkRule, family_of
 
 MARK_MAX = 0xFFFFFFFF
 DESTINATION_PORTS, SOURCE_PORTS = 8, 4  # ranges in one rule, as enum mark_limit has them
@@ -76,6 +76,21 @@ def mark_rule(
     return MarkRule(mark, networks[0], networks[1], _interface(interface), number, ranges[0], ranges[1], wanted)
 
 
+def mark_route(mark: int, mask: int = NETMASK_ALL, family: int | str = 0) -> MarkRoute:
+    """A checked `MarkRoute`; the arguments are its attributes. No family is IPv4.
+
+    Raises:
+        InvalidValue: with a text that says what would be right.
+    """
+    if not 0 <= mark <= MARK_MAX or not 0 <= mask <= MARK_MAX:
+        raise InvalidValue(f"mark {mark} with mask {mask} is out of range; both may be 0 to {MARK_MAX}")
+    if not mark:
+        raise InvalidValue("mark 0 is that of packets without a mark; they are not routed to the director")
+    if mark & ~mask:
+        raise InvalidValue(f"the mask {mask:#x} lacks bits of the mark {mark:#x}, which no packet can have then")
+    return MarkRoute(mark, mask, _family(family) or AF_INET)
+
+
 def mark_number(text: str) -> int:
     """A mark as people write it: 1, 0x10.
 
@@ -101,6 +116,8 @@ def _family(family: int | str) -> int:
 
 
 def _protocol(protocol: int | str) -> int:
+    if protocol in ("6", "17", "132"):
+        return int(protocol)
     if isinstance(protocol, str):
         if protocol and protocol.lower() not in PROTOCOLS:
             raise InvalidValue(f"protocol '{protocol}' is unknown; use tcp, udp or sctp")

@@ -140,6 +140,23 @@ class MarkRule(NamedTuple):
         return " ".join(f"{option} {value}" for option, value in (*words, ("--mark", str(self.mark))) if value)
 
 
+class MarkRoute(NamedTuple):
+    """Packets to which netfilter has given this mark are routed to the director.
+
+    Attributes:
+        mark, mask: a packet is meant if the bits of its mark that the mask has are these.
+        family: AF_INET or AF_INET6.
+    """
+
+    mark: int
+    mask: int = NETMASK_ALL
+    family: int = AF_INET
+
+    def __str__(self) -> str:
+        mask = "" if self.mask == NETMASK_ALL else f"/{self.mask:#x}"
+        return f"{self.mark:#x}{mask} {'ipv6' if self.family == AF_INET6 else 'ipv4'}"
+
+
 class Timeouts(NamedTuple):
     """Seconds of idleness after which a connection is forgotten (`ipvsadm --set`); setting 0 keeps the present one."""
 

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from _socket import AF_INET
 from collections.abc import Sequence
 
 from pylvs.director import Director
 from pylvs.errors import InvalidValue
-from pylvs.marks import FAMILIES, mark_number, mark_rule
-from pylvs.model import PROTOCOL_NAMES, MarkRule
+from pylvs.marks import FAMILIES, mark_number, mark_route, mark_rule
+from pylvs.model import NETMASK_ALL, PROTOCOL_NAMES, MarkRoute, MarkRule
 
 _DESCRIPTION = """\
 Give packets a firewall mark, for services that are made with ipvsadm -A -f MARK.
@@ -18,6 +19,31 @@ kernel IPVS: pylvs sees packets before netfilter, so marks set there come too la
 Rules are in order, and the first that matches says the mark; mark 0 exempts. If
 none matches, the mark counts that the packet has (from another TC program). Only
 packets are asked that open a connection.
+"""
+_IMPORT = """\
+Add the rules that iptables-save or ip6tables-save tells of: the lines of the table
+mangle that set a mark in PREROUTING. All of them or, if one cannot be taken over,
+none. They come in the opposite order, since there the last line that matches
+decides, and here the first.
+"""
+_ROUTE = """\
+Route packets to pylvs that netfilter (iptables, nftables) has marked in
+PREROUTING: out of an interface of our own, pylvs0, and in by its other end,
+pylvs1, where the packet path meets them with their marks. Only packets that open
+a connection go this way, and later ones as before.
+
+Forwarding must be on (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding). The
+packets pass the FORWARD chain, which must let them. The routing rule for the
+local table is moved behind ours, so that it works for addresses of the director's
+own, too. pylvs unload takes all of it away.
+"""
+_ROUTE_EXAMPLES = """\
+examples:
+  pylvs mark route 1                   IPv4 and IPv6, as far as they are forwarded
+  pylvs mark route 0x10/0xf0           whatever has these bits
+  pylvs mark route 1 --family ipv6
+  pylvs mark route list
+  pylvs mark route del 1
 """
 _EXAMPLES = """\
 examples:
@@ -61,6 +87,22 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="show the rules in order", allow_abbrev=False)
     listing.add_argument("--json", action="store_true", help="one object on each line")
     commands.add_parser("flush", help="remove all rules", allow_abbrev=False)
+    taking = commands.add_parser(
+        "import", help="add the rules that iptables-save tells of", description=_IMPORT, formatter_class=style,
+        allow_abbrev=False,
+    )  # fmt: skip
+    taking.add_argument("file", nargs="?", metavar="FILE", help="default: standard input")
+    taking.add_argument("--dry-run", action="store_true", help="show the rules and change nothing")
+    route = commands.add_parser(
+        "route", help="have packets that netfilter has marked", description=_ROUTE, epilog=_ROUTE_EXAMPLES,
+        formatter_class=style, allow_abbrev=False,
+    )  # fmt: skip
+    route.add_argument(
+        "what", metavar="[add|del] MARK[/MASK] | list", nargs="+", help="which mark, and which of its bits"
+    )
+    route.add_argument("--mask", metavar="MASK", help="the bits of the mark that count (default: all)")
+    route.add_argument("--family", choices=FAMILIES, help="default: both, as far as they are forwarded")
+    route.add_argument("--json", action="store_true", help="of list: one object on each line")
     return parser
 
 
@@ -70,20 +112,82 @@ def main(argv: list[str]) -> int:
     try:
         rule = _rule(arguments)
         place = _place(arguments)
+        route = _route_words(arguments) if arguments.command == "route" else None
     except InvalidValue as error:
         parser.error(str(error))
     with Director() as director:
-        if arguments.command == "add":
+        if arguments.command == "route":
+            _route(director, arguments, route)
+        elif arguments.command == "add":
             assert rule is not None
             director.add_mark(rule, place)
         elif arguments.command == "del":
             gone = director.delete_mark(place if rule is None and place is not None else _given(rule))
             print(f"removed: {gone}")
+        elif arguments.command == "import":
+            _import(director, arguments)
         elif arguments.command == "flush":
             director.flush_marks()
         elif arguments.command == "list":
             _print(director.marks(), arguments.json)
     return 0
+
+
+def _route_words(arguments: argparse.Namespace) -> MarkRoute | None:
+    """The mark that was named; None with "list". What is done with it becomes `arguments.verb`."""
+    words = arguments.what
+    arguments.verb = words.pop(0) if words[0] in ("add", "del", "list") else "add"
+    if len(words) != (arguments.verb != "list"):
+        raise InvalidValue("write: pylvs mark route 1, pylvs mark route del 1, or pylvs mark route list")
+    if arguments.verb == "list":
+        return None
+    mark, slash, mask = words[0].partition("/")
+    if slash and arguments.mask is not None:
+        raise InvalidValue(f"the mask is given twice: {mask} and {arguments.mask}")
+    mask = mask if slash else arguments.mask
+    return mark_route(mark_number(mark), NETMASK_ALL if mask is None else mark_number(mask), arguments.family or 0)
+
+
+def _route(director: Director, arguments: argparse.Namespace, route: MarkRoute | None) -> None:
+    if route is None:
+        for known in director.mark_routes():
+            print(_route_object(known) if arguments.json else known)
+        return
+    if arguments.verb == "add":
+        # of no family that is forwarded, and so the director says why not
+        families = [route.family] if arguments.family else director.forwarded_families() or [AF_INET]
+        for family in families:
+            director.add_mark_route(route._replace(family=family))
+        return
+    there = [known for known in director.mark_routes() if known[:2] == route[:2]]
+    for known in [route] if arguments.family or not there else there:
+        director.delete_mark_route(known)
+
+
+def _import(director: Director, arguments: argparse.Namespace) -> None:
+    from pylvs.iptables import marks
+
+    try:
+        if arguments.file is None:
+            text = sys.stdin.read()
+        else:
+            with open(arguments.file) as file:
+                text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValue(f"{arguments.file or 'standard input'} cannot be read: {error}") from None
+    rules, others = marks(text)
+    for line in others:
+        print(f"pylvs: passed over, since it sets no mark: {line}", file=sys.stderr)
+    there = director.marks()
+    new = [rule for rule in rules if rule not in there]
+    if arguments.dry_run:
+        _print(new, False)
+        return
+    if new:
+        director.set_marks([*there, *new])
+    print(
+        f"{len(new)} rules added" + (f", {len(rules) - len(new)} were there already" if len(rules) > len(new) else "")
+    )
 
 
 def _given(rule: MarkRule | None) -> MarkRule:
@@ -148,3 +252,8 @@ def _object(rule: MarkRule) -> dict[str, object]:
         "source_ports": rule.source_ports,
         "family": next((name for name, number in FAMILIES.items() if number == rule.family), ""),
     }
+
+
+def _route_object(route: MarkRoute) -> str:
+    family = next(name for name, number in FAMILIES.items() if number == route.family)
+    return f'{{"mark": {route.mark}, "mask": {route.mask}, "family": "{family}"}}'

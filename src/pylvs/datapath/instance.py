@@ -502,6 +502,9 @@ def unload() -> bool:
                 instance.close()
             except DatapathError:
                 pass  # another version's: it can still be removed
+            from pylvs.datapath import detour
+
+            detour.clear()
             links = f"{where}/current/links"
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)

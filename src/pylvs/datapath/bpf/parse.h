@@ -19,6 +19,7 @@ enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 struct packet {
 	struct tuple tuple;
 	__u32 length;		/* from the IP header on */
+	__u32 uncounted;	/* 0: the stack has routed it to us, and has taken its hop off the TTL */
 	__u16 l4;		/* offset of the TCP or UDP header from the frame's start */
 	__u8 tcp_flags;
 	__u8 ttl;

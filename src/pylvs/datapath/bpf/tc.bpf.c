@@ -253,6 +253,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return reason;
 	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return UP_NO_SERVICE;
+	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
@@ -305,8 +306,11 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
-	if (out.error)
+	if (out.error) {
+		if (!p->uncounted)
+			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
 		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
+	}
 	note(reason);
 	return out.verdict;
 }
