@@ -24,6 +24,7 @@ SHARED = (
     "conn_rest",
     "back",
     "more",
+    "call_id",
     "group",
     "tuple",
     "service_key",
@@ -39,6 +40,8 @@ SHARED = (
     "config",
     "runtime",
     "sysctls",
+    "cache_key",
+    "cache",
     "own_address",
 )
 

@@ -10,7 +10,7 @@ Each call is all or nothing: it is checked first, then packets see it in one ste
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -26,7 +26,6 @@ from pylvs.errors import (
     DestinationExists,
     InvalidValue,
     NoSuchDestination,
-    NoSuchScheduler,
     NoSuchService,
     NotSupported,
     ServiceExists,
@@ -34,7 +33,6 @@ from pylvs.errors import (
 from pylvs.marking import Marking
 from pylvs.model import (
     MASQ,
-    SCTP,
     TUNNEL,
     Connection,
     Destination,
@@ -45,6 +43,7 @@ from pylvs.model import (
     VirtualService,
 )
 from pylvs.protocols import tcp, udp
+from pylvs.protocols.timeouts import DEFAULTS_MS, PLACES, Place, checked, place
 from pylvs.selections import Selection
 
 TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
@@ -203,6 +202,11 @@ class Director(Marking):
         seconds = [milliseconds // 1000 for milliseconds in self._instance.timeouts()]
         return Timeouts(*(seconds[place] for place in _SETTABLE))
 
+    def state_timeouts(self) -> dict[Place, int]:
+        """Every state's timeout in seconds, by protocol ("tcp", "udp", "sctp") and state ("ESTABLISHED")."""
+        present = DEFAULTS_MS if self._instance is None else self._instance.timeouts()
+        return dict(zip(PLACES, (milliseconds // 1000 for milliseconds in present), strict=True))
+
     # ---- services ---------------------------------------------------------------------------------------------------
 
     def add_service(self, service: VirtualService) -> None:
@@ -216,7 +220,7 @@ class Director(Marking):
         table = self._services
         if table is not None and table.find(service) is not None:
             raise ServiceExists(f"{service} is defined already")
-        _check_service(service)
+        schedulers.find(service.scheduler)
         with self._changing() as table:
             if table.find(service) is not None:
                 raise ServiceExists(f"{service} is defined already")
@@ -232,7 +236,7 @@ class Director(Marking):
             raise NoSuchService(f"{service} is not defined")
         with self._changing() as table:
             number = table.number(service)
-            _check_service(service)
+            schedulers.find(service.scheduler)
             table.edit(number, service)
 
     def delete_service(self, key: VirtualService) -> None:
@@ -245,6 +249,7 @@ class Director(Marking):
             raise NoSuchService(f"{key} is not defined")
         with self._changing() as table:
             table.delete(table.number(key))
+            self._end_left_behind()
 
     def flush(self) -> None:
         """Remove every service. Timeouts, totals and connections stay."""
@@ -252,6 +257,7 @@ class Director(Marking):
             return
         with self._changing() as table:
             table.flush()
+            self._end_left_behind()
 
     # ---- real servers -----------------------------------------------------------------------------------------------
 
@@ -302,6 +308,13 @@ class Director(Marking):
             if dest is None:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Where expire_nodest_conn says so, connections end with their real server (facts 1.11)."""
+        assert self._instance is not None
+        if self._instance.sysctls.get(0, "expire_nodest_conn"):
+            self._instance.run("purge")
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -338,21 +351,31 @@ class Director(Marking):
                 present[place] = seconds * 1000 or present[place]
             self._instance.set_timeouts(present)
 
+    def set_state_timeout(self, protocol: str, state: str, seconds: int) -> None:
+        """Set one state's timeout, such as ("sctp", "INIT", 30); connections follow at their next packet.
 
-def _check_service(service: VirtualService) -> None:
-    """What the kernel would take but we cannot do (yet) is refused, never half done."""
-    if service.scheduler not in schedulers.NAMES:
-        names = ", ".join(schedulers.NAMES)
-        if service.scheduler in schedulers.LVS_NAMES:
-            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {names}")
-        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {names}")
-    for wanted, what in (
-        (service.persistent or service.persistence_engine, "persistence is"),
-        (service.protocol == SCTP, "SCTP is"),
-        (service.one_packet, "one-packet scheduling is"),
-    ):
-        if wanted:
-            raise NotSupported(f"{what} not supported yet")
+        Raises:
+            InvalidValue: there is no such state, or the timeout is not 1 to 2250000 seconds.
+        """
+        self.set_state_timeouts({(protocol, state): seconds})
+
+    def set_state_timeouts(self, changes: Mapping[Place, int]) -> None:
+        """Set several states' timeouts in one step, so that packets see all or none of it. Beyond what kernel IPVS
+        has: there `set_timeouts` is all.
+
+        Args:
+            changes: seconds by protocol and state, as `state_timeouts` gives them.
+
+        Raises:
+            InvalidValue: one of them makes no sense; then none is changed.
+        """
+        wanted = {place(*where): checked(place(*where), seconds) for where, seconds in changes.items()}
+        with self._changing():
+            assert self._instance is not None
+            present = self._instance.timeouts()
+            for where, seconds in wanted.items():
+                present[PLACES.index(where)] = seconds * 1000
+            self._instance.set_timeouts(present)
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:
@@ -360,8 +383,6 @@ def _check_server(key: VirtualService, server: RealServer) -> None:
         raise NotSupported("tunnelling is not supported yet; use -m (masquerading) or -g (direct routing)")
     if server.family != key.family:
         raise InvalidValue(f"{server} and {key} are of different address families; only a tunnel can join them")
-    if server.upper or server.lower:
-        raise NotSupported("connection thresholds are not supported yet")
 
 
 def _is_local(server: RealServer) -> bool:

@@ -147,6 +147,14 @@ def test_example_2(lab: Lab, marked: str, example: Addresses) -> None:
     assert _conns(lab, example) == 12
 
 
+def test_example_2_persistent(lab: Lab, marked: str, example: Addresses) -> None:
+    """With -p a client has one real server for all that has the mark: http and https of a shop, and its other address."""
+    _serve(lab, example, options="-p 60")
+    answers = [_get(lab, vip, port, "/who").split() for vip in example.vips for port in PORTS for _ in range(2)]
+    assert len({words[0] for words in answers}) == 1
+    assert [words[4] for words in answers] == ["80", "80", "8080", "8080"] * 2
+
+
 def test_what_has_no_mark_is_the_directors_own(lab: Lab, marked: str, place: str, example: Addresses) -> None:
     _serve(lab, example)
     assert not lab.can_connect("client", example.vips[0], 81)

@@ -49,7 +49,7 @@ def _seconds(clock: str) -> int:
 def _same_listing(ours: str, recorded: str) -> bool:
     """The same lines, but for the order of connections, the seconds that they have left, and the table's size."""
     ours, recorded = (re.sub(r"\(size=\d+\)", "", text) for text in (ours, recorded))
-    entry = re.compile(r"^(\w+ )(\d\d:\d\d)(  .*)$", re.MULTILINE)
+    entry = re.compile(r"^(\w+ +)(\d\d:\d\d)(  .*)$", re.MULTILINE)
     left = {(a, c): _seconds(b) for a, b, c in entry.findall(ours)}
     their = {(a, c): _seconds(b) for a, b, c in entry.findall(recorded)}
     return (
@@ -79,6 +79,9 @@ def test_listings(lvs: Harness, case: Case) -> None:
 
 def test_what_is_played() -> None:
     assert [case["id"] for case in PLAYED] == [
-        "list-tcp-nat", "list-tcp-dr", "list-udp-nat", "list-fwmark", "list-fwmark-port", "deleted-dest",
-        "deleted-dest-expire", "deleted-service", "stats-count", "nodest", "weight0",
+        "list-tcp-nat", "list-tcp-secure", "list-tcp-dr", "list-udp-nat", "templ-tcp-plain",
+        "templ-tcp-mask24", "templ-tcp-default", "templ-port0", "templ-udp", "templ-udp-ops",
+        "templ-fwmark-mask", "list-fwmark", "list-fwmark-port", "templ-tcp6-64", "templ-fwmark6-112",
+        "templ-sip", "templ-quiesce-1", "templ-quiesce-2", "deleted-dest", "deleted-dest-expire",
+        "deleted-service", "stats-count", "nodest", "weight0",
     ]  # fmt: skip

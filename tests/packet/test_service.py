@@ -181,6 +181,39 @@ def test_port_zero_without_persistence_is_refused(lvs: Harness, family: Family, 
     assert _asks(lvs, family, 81, protocol=protocol).reason == "up_no_service"
 
 
+# The same two with persistence, which is what they are for.
+
+
+def test_persistent_port_zero_takes_all_ports(lvs: Harness, family: Family, protocol: int) -> None:
+    service = _web(family, 0, protocol)._replace(persistent=60)
+    lvs.director.add_service(service)
+    for place in (0, 1):
+        lvs.director.add_destination(service, real_server(family.servers[place], 0, method=0))
+    _add(lvs, _web(family, 80, protocol), family, 2, 80)
+    answers = [_asks(lvs, family, port, protocol=protocol) for port in (21, 443, 65535, 443)]
+    assert len({answer.packet.dst for answer in answers}) == 1
+    assert [answer.packet.destination[1] for answer in answers] == [21, 443, 65535, 443]
+    assert _whose(_asks(lvs, family, 80, protocol=protocol), family) == 2
+
+
+def test_persistent_ftp_takes_its_data(lvs: Harness, family: Family) -> None:
+    """From clients that have a template; and to whom others go is their scheduler's choice."""
+    service = _web(family, 21)._replace(persistent=60)
+    lvs.director.add_service(service)
+    for place in (0, 1):
+        lvs.director.add_destination(service, real_server(family.servers[place], 21, method=0))
+    control = _asks(lvs, family, 21)
+    data = _asks(lvs, family, 40000)
+    assert data.packet.destination == (control.packet.dst, 40000)
+    assert _asks(lvs, family, 1023).reason == "up_no_service"
+    for server in (0, 1):
+        lvs.director.edit_destination(service, real_server(family.servers[server], 21, method=0, weight=0))
+    lvs.advance(100)
+    lvs.advance(100)  # the template waits for its connections to be gone
+    assert _asks(lvs, family, 21).reason == "dropped_no_destination"
+    assert _asks(lvs, family, 40000).reason == "up_ftp_data"
+
+
 # What packets are looked up as: config.families, which no change leaves wrong.
 
 

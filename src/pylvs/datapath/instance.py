@@ -29,7 +29,7 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "own_addresses")
+HASHES = ("service_index", "own_addresses", "call_ids")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
@@ -49,7 +49,7 @@ class Instance:
     Attributes:
         slots, tags, groups: the connection table that is in force now.
         config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
-        service_index, own_addresses: hashes.
+        service_index, own_addresses, call_ids: hashes.
         counters, reasons: per-CPU counters.
     """
 
@@ -64,6 +64,7 @@ class Instance:
     estimates: SharedArray
     service_index: Hash
     own_addresses: Hash
+    call_ids: Hash
     counters: PerCpuArray
     reasons: PerCpuArray
 
@@ -202,11 +203,11 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up, flush or purge."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
-        """Run `start` or `catch_up` once; 0 if it succeeded."""
+        """Run `start`, `catch_up` or `purge` once; 0 if it succeeded."""
         fd = self.program(name)
         try:
             return syscall.run(fd, _FRAME)[0]
@@ -413,12 +414,13 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "slots": groups,
         "tags": groups,
         "groups": groups,
+        "call_ids": slots // 4,
         "services": max_services,
         "service_index": max_services,
         "dests": max_dests,
         "dest_loads": max_dests,
-        # room for every pool twice: a change writes a new one beside the old
-        "pools": 1024 + 2 * (max_services + max_dests),
+        "caches": max_services,
+        "pools": _pool_slots(max_services, max_dests),
         "counters": objects,
         "estimates": objects,
     }
@@ -463,6 +465,15 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         for fd in (*maps.values(), *loaded.values()):
             os.close(fd)
     os.rename(new, f"{where}/current")
+
+
+def _pool_slots(services: int, dests: int) -> int:
+    """Room for every service with a table of 256 entries and for every real server twice (a change writes a new pool
+    beside the old one), for a table of mh for one service in 16, but 256 at least, and a quarter more: they do not fit
+    without gaps."""
+    table, maglev = 256 // _layout.POOL_TABLE_SLOT, 4096 // _layout.POOL_TABLE_SLOT
+    tables = max(services // 16, min(services, 256))
+    return 1024 + (services * (3 + table) + 2 * dests + tables * maglev) * 5 // 4
 
 
 def _left_to_undo(new: str) -> int:

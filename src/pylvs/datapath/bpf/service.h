@@ -42,9 +42,3 @@ __noinline __u32 service_find(const struct packet *p, __u32 mark)
 	}
 	return found ? 1 + *found : 0;
 }
-
-/* Is this a packet that a service without persistence may not have (facts 2.3, step 5)? */
-static __always_inline int other_port(const struct service *s, const struct packet *p)
-{
-	return !s->key.fwmark && s->key.port != p->tuple.dport;
-}
