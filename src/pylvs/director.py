@@ -20,6 +20,7 @@ from pylvs.datapath import connections, netlink, resize, sysctls
 from pylvs.datapath import instance as datapath
 from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.instance import Instance
+from pylvs.datapath.markrules import MarkTable
 from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
@@ -30,6 +31,7 @@ from pylvs.errors import (
     NotSupported,
     ServiceExists,
 )
+from pylvs.marking import Marking
 from pylvs.model import (
     MASQ,
     TUNNEL,
@@ -50,7 +52,7 @@ TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on i
 _SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
-class Director:
+class Director(Marking):
     """The director of the network namespace that this process is in.
 
     Looking does not start one: before the first change there is nothing to see. The first change loads the packet
@@ -104,6 +106,8 @@ class Director:
                 # interfaces and addresses may have come since the last command; a restore need not ask for every line
                 self._instance.attach_newcomers()
                 self._instance.learn_addresses()
+                self._instance.learn_ports()
+                MarkTable(self._instance).look_around()
                 self._looked_around = True
             yield table
 
@@ -217,7 +221,7 @@ class Director:
         table = self._services
         if table is not None and table.find(service) is not None:
             raise ServiceExists(f"{service} is defined already")
-        _check_service(service)
+        schedulers.find(service.scheduler)
         with self._changing() as table:
             if table.find(service) is not None:
                 raise ServiceExists(f"{service} is defined already")
@@ -233,7 +237,7 @@ class Director:
             raise NoSuchService(f"{service} is not defined")
         with self._changing() as table:
             number = table.number(service)
-            _check_service(service)
+            schedulers.find(service.scheduler)
             table.edit(number, service)
 
     def delete_service(self, key: VirtualService) -> None:
@@ -419,14 +423,6 @@ class Director:
         texts = {names.find(name).name: str(value) for name, value in values.items()}
         sysctls.check(self._instance, texts)
         return texts
-
-
-def _check_service(service: VirtualService) -> None:
-    """What the kernel would take but we cannot do (yet) is refused, never half done."""
-    schedulers.find(service.scheduler)
-    for wanted, what in ((service.fwmark, "services by firewall mark are"),):
-        if wanted:
-            raise NotSupported(f"{what} not supported yet")
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:

@@ -21,6 +21,7 @@ SHARED = {
     "runtime": layout.RUNTIME,
     "sysctls": layout.SYSCTLS,
     "services": layout.SERVICE,
+    "marks": layout.MARK_RULE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
@@ -52,7 +53,7 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, sysctls, services, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
         service_index, own_addresses, call_ids: hashes.
         counters, reasons: per-CPU counters.
     """
@@ -61,6 +62,7 @@ class Instance:
     runtime: SharedArray
     sysctls: SharedArray
     services: SharedArray
+    marks: SharedArray
     pools: SharedArray
     dests: SharedArray
     dest_loads: SharedArray
@@ -249,6 +251,10 @@ class Instance:
         """Tell the packet path our IPv6 addresses, from which ICMPv6 errors are sent."""
         _learn_addresses(self.own_addresses)
 
+    def learn_ports(self) -> None:
+        """Tell the packet path which ports need no privilege: where FTP's data may come (facts 1.3)."""
+        self.config.put(0, "unprivileged", _unprivileged())
+
     # ---- programs ---------------------------------------------------------------------------------------------------
 
     def outdated(self) -> bool:
@@ -304,6 +310,11 @@ class Instance:
             syscall.pin(fd, fresh)
             os.rename(fresh, f"{self.path}/programs/{name}")
         self.run("start")
+
+
+def _unprivileged() -> int:
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+        return int(file.read())
 
 
 def _learn_addresses(own: Hash) -> None:
@@ -434,6 +445,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             timeouts=2 * programs.timeouts_ms(),
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
+            unprivileged=_unprivileged(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
         )
@@ -506,6 +518,9 @@ def unload() -> bool:
                 instance.close()
             except DatapathError:
                 pass  # another version's: it can still be removed
+            from pylvs.datapath import detour
+
+            detour.clear()
             links = f"{where}/current/links"
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)
