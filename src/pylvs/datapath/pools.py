@@ -172,10 +172,9 @@ class Pools:
 
     def weigh(self, pool: int, place: int, weight: int) -> None:
         """Give a real server another weight, in one store."""
-        at = (pool + _FIRST + place) * _WORDS
-        self._slots.words[at + _WEIGHT] = weight
+        self._slots.put(pool + _FIRST + place, "weight", weight, POOL_SERVER)
         if weight:
-            self._slots.words[at + _LAST] = weight
+            self._slots.put(pool + _FIRST + place, "last_weight", weight, POOL_SERVER)
 
     def write(self, number: int, content: Pool) -> int:
         """Write a pool for a service, where no packet finds it yet. Returns its slot.
