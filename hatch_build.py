@@ -24,6 +24,7 @@ SHARED = (
     "conn_rest",
     "back",
     "more",
+    "call_id",
     "group",
     "tuple",
     "service_key",

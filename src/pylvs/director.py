@@ -10,7 +10,7 @@ Each call is all or nothing: it is checked first, then packets see it in one ste
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -31,7 +31,6 @@ from pylvs.errors import (
 )
 from pylvs.model import (
     MASQ,
-    SCTP,
     TUNNEL,
     Connection,
     Destination,
@@ -42,6 +41,7 @@ from pylvs.model import (
     VirtualService,
 )
 from pylvs.protocols import tcp, udp
+from pylvs.protocols.timeouts import DEFAULTS_MS, PLACES, Place, checked, place
 from pylvs.selections import Selection
 
 TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
@@ -198,6 +198,11 @@ class Director:
         seconds = [milliseconds // 1000 for milliseconds in self._instance.timeouts()]
         return Timeouts(*(seconds[place] for place in _SETTABLE))
 
+    def state_timeouts(self) -> dict[Place, int]:
+        """Every state's timeout in seconds, by protocol ("tcp", "udp", "sctp") and state ("ESTABLISHED")."""
+        present = DEFAULTS_MS if self._instance is None else self._instance.timeouts()
+        return dict(zip(PLACES, (milliseconds // 1000 for milliseconds in present), strict=True))
+
     # ---- services ---------------------------------------------------------------------------------------------------
 
     def add_service(self, service: VirtualService) -> None:
@@ -240,6 +245,7 @@ class Director:
             raise NoSuchService(f"{key} is not defined")
         with self._changing() as table:
             table.delete(table.number(key))
+            self._end_left_behind()
 
     def flush(self) -> None:
         """Remove every service. Timeouts, totals and connections stay."""
@@ -247,6 +253,7 @@ class Director:
             return
         with self._changing() as table:
             table.flush()
+            self._end_left_behind()
 
     # ---- real servers -----------------------------------------------------------------------------------------------
 
@@ -297,6 +304,13 @@ class Director:
             if dest is None:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Where expire_nodest_conn says so, connections end with their real server (facts 1.11)."""
+        assert self._instance is not None
+        if self._instance.sysctls.get(0, "expire_nodest_conn"):
+            self._instance.run("purge")
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -333,16 +347,37 @@ class Director:
                 present[place] = seconds * 1000 or present[place]
             self._instance.set_timeouts(present)
 
+    def set_state_timeout(self, protocol: str, state: str, seconds: int) -> None:
+        """Set one state's timeout, such as ("sctp", "INIT", 30); connections follow at their next packet.
+
+        Raises:
+            InvalidValue: there is no such state, or the timeout is not 1 to 2250000 seconds.
+        """
+        self.set_state_timeouts({(protocol, state): seconds})
+
+    def set_state_timeouts(self, changes: Mapping[Place, int]) -> None:
+        """Set several states' timeouts in one step, so that packets see all or none of it. Beyond what kernel IPVS
+        has: there `set_timeouts` is all.
+
+        Args:
+            changes: seconds by protocol and state, as `state_timeouts` gives them.
+
+        Raises:
+            InvalidValue: one of them makes no sense; then none is changed.
+        """
+        wanted = {place(*where): checked(place(*where), seconds) for where, seconds in changes.items()}
+        with self._changing():
+            assert self._instance is not None
+            present = self._instance.timeouts()
+            for where, seconds in wanted.items():
+                present[PLACES.index(where)] = seconds * 1000
+            self._instance.set_timeouts(present)
+
 
 def _check_service(service: VirtualService) -> None:
     """What the kernel would take but we cannot do (yet) is refused, never half done."""
     schedulers.find(service.scheduler)
-    for wanted, what in (
-        (service.fwmark, "services by firewall mark are"),
-        (service.persistent or service.persistence_engine, "persistence is"),
-        (service.protocol == SCTP, "SCTP is"),
-        (service.one_packet, "one-packet scheduling is"),
-    ):
+    for wanted, what in ((service.fwmark, "services by firewall mark are"),):
         if wanted:
             raise NotSupported(f"{what} not supported yet")
 

@@ -47,8 +47,8 @@ def real_director(permitted: bool = True, **_: Any) -> Reopened:
 
 
 @pytest.fixture
-def empty(recorded_network: Harness) -> Iterator[None]:
-    recorded_network.enter()
+def empty(network: Harness) -> Iterator[None]:
+    network.enter()
     try:
         running = datapath.find()
         if running is None or running.services.entries < datapath.MAX_SERVICES:
@@ -59,7 +59,7 @@ def empty(recorded_network: Harness) -> Iterator[None]:
             yield
             director.flush()
     finally:
-        recorded_network.leave()
+        network.leave()
 
 
 @pytest.mark.parametrize("case", CASES_HERE, ids=lambda case: case["id"])

@@ -1,7 +1,7 @@
 """Whole conversations with many clients: whom the real director chose, and what its table was in the end.
 
-A TCP connection is SYN, SYN+ACK, ACK and stays open; `close` is orderly, the client first. A real server without a
-port of its own is asked on the service's.
+A TCP connection is SYN, SYN+ACK, ACK and stays open; `close` is orderly, the client first. An SCTP association's
+handshake is the same in four packets. A real server without a port of its own is asked on the service's.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.harness import Harness, Result
-from support.packets import tcp_packet, udp_packet
+from support.packets import sctp_packet, tcp_packet, udp_packet
 from support.recordings import Case, playable
 
 
@@ -19,7 +19,7 @@ class Conversation:
 
     def __init__(self, lvs: Harness, case: Case):
         self.lvs, self.case = lvs, case
-        self.udp = case["proto"] == "udp"
+        self.udp, self.sctp = case["proto"] == "udp", case["proto"] == "sctp"
         words = case["service"].split()
         self.key = " ".join(words[:2])
         self.chosen: list[str | None] = []
@@ -31,15 +31,18 @@ class Conversation:
 
     def client_says(self, src: str, sport: int, flags: str) -> Result:
         to = self.case["vip"], self.case["port"]
-        packet = udp_packet(src, sport, *to) if self.udp else tcp_packet(src, sport, *to, flags)
-        return self.lvs.from_client(packet)
+        if self.udp:
+            return self.lvs.from_client(udp_packet(src, sport, *to))
+        make = sctp_packet if self.sctp else tcp_packet
+        return self.lvs.from_client(make(src, sport, *to, flags))
 
     def server_says(self, connection: tuple[str, int, str, int], flags: str) -> None:
         src, sport, address, port = connection
-        assert self.lvs.from_server(tcp_packet(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
+        make = sctp_packet if self.sctp else tcp_packet
+        assert self.lvs.from_server(make(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
 
     def connect(self, src: str, sport: int) -> None:
-        result = self.client_says(src, sport, "S")
+        result = self.client_says(src, sport, "INIT" if self.sctp else "S")
         if not result.forwarded:
             assert result.reason == "dropped_no_destination"
             self.chosen.append(None)
@@ -47,7 +50,11 @@ class Conversation:
             return
         address, port = result.packet.destination
         connection = src, sport, address, port
-        if not self.udp:
+        if self.sctp:
+            self.server_says(connection, "INIT_ACK")
+            assert self.client_says(src, sport, "COOKIE_ECHO").packet.destination == (address, port)
+            self.server_says(connection, "COOKIE_ACK")
+        elif not self.udp:
             self.server_says(connection, "SA")
             assert self.client_says(src, sport, "A").packet.destination == (address, port)
         self.chosen.append(address)

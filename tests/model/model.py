@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from model import tcp
+from model import sctp, tcp
 from model.schedulers import SCHEDULERS, Asked, Hashing, Lblc, Lblcr, overloaded_after
 
 BIRTH_SECONDS = 3
@@ -45,7 +45,7 @@ Endpoint = tuple[str, int]
 
 
 class Packet(NamedTuple):
-    """A packet as it arrives. `length` is from the IP header on."""
+    """A packet as it arrives. `length` is from the IP header on; `flags` are TCP's, or the kind of SCTP's first chunk."""
 
     protocol: str
     src: str
@@ -179,12 +179,14 @@ class Model:
     Attributes:
         now: seconds.
         reuse_mode: the sysctl conn_reuse_mode.
+        modes: the sysctls sloppy_tcp and sloppy_sctp, and whether secure_tcp is in force.
         connections: newest first.
     """
 
     def __init__(self) -> None:
         self.now = 0
         self.reuse_mode = 1
+        self.modes = {"sloppy_tcp": 0, "sloppy_sctp": 0, "secure_tcp": 0}
         self.seconds = {**tcp.SECONDS, "UDP": 300}
         self.services: dict[Key, Service] = {}
         self.connections: list[Connection] = []
@@ -269,6 +271,9 @@ class Model:
 
     def set_reuse_mode(self, mode: int) -> None:
         self.reuse_mode = mode
+
+    def set_mode(self, name: str, on: int) -> None:
+        self.modes[name] = on
 
     def _service(self, key: Key) -> Service:
         if key not in self.services:
@@ -391,16 +396,20 @@ class Model:
 
     def _begins_anew(self, conn: Connection, packet: Packet) -> bool:
         """Does the packet open a new connection in the old one's place?"""
-        if "SYN" not in packet.flags or not self.reuse_mode:
+        if not packet.flags & {"SYN", "INIT"} or not self.reuse_mode:
             return False
+        if packet.protocol == "sctp":
+            return conn.state == "CLOSED"
         one_sided_end = self.reuse_mode & 2 and conn.state == "FIN_WAIT" and conn.one_sided
         return bool(conn.state in ("TIME_WAIT", "CLOSE") or one_sided_end)
 
     def _schedule(self, packet: Packet) -> Connection | Outcome:
         """A new connection, or what happens without one."""
-        if packet.protocol == "tcp" and ("SYN" not in packet.flags or "RST" in packet.flags):
-            return UP
         service = self.services.get(Key(packet.protocol, packet.dst, packet.dport))
+        if service and packet.protocol == "sctp" and not packet.flags:
+            return DROPPED  # nobody can say whether it may open
+        if not self._may_open(packet):
+            return UP
         if not service or packet.sport == FTP_DATA:
             return UP
         server = service.scheduler.chosen(service.servers, Asked(packet.src, packet.sport, packet.dst))
@@ -411,7 +420,7 @@ class Model:
             packet.protocol, (packet.src, packet.sport), (packet.dst, packet.dport),
             (server.address, server.port or packet.dport), server.method, server,
             one_sided=server.method != "nat",
-            state="NONE" if packet.protocol == "tcp" else "UDP",
+            state="UDP" if packet.protocol == "udp" else "NONE",
             expires=self.now + BIRTH_SECONDS,
         )  # fmt: skip
         self.connections.insert(0, conn)
@@ -420,12 +429,25 @@ class Model:
             counters.conns += 1
         return conn
 
+    def _may_open(self, packet: Packet) -> bool:
+        if packet.protocol == "tcp":
+            return "RST" not in packet.flags and ("SYN" in packet.flags or bool(self.modes["sloppy_tcp"]))
+        if packet.protocol == "sctp":
+            return "ABORT" not in packet.flags and ("INIT" in packet.flags or bool(self.modes["sloppy_sctp"]))
+        return True
+
     def _move(self, conn: Connection, packet: Packet, direction: str) -> None:
         """The packet's effect on the connection: state, load, and time."""
         if conn.protocol == "tcp":
-            conn.state = tcp.next_state(direction, conn.state, packet.flags)
+            conn.state = tcp.next_state(direction, conn.state, packet.flags, bool(self.modes["secure_tcp"]))
             conn.active = conn.state in tcp.ACTIVE
-        conn.timeout = self.seconds[conn.state]
+        if conn.protocol == "sctp" and packet.flags:
+            (event,) = packet.flags
+            conn.state = sctp.next_state(direction, conn.state, event)
+            conn.active = conn.state in sctp.ACTIVE
+            conn.timeout = sctp.SECONDS[conn.state]
+        elif conn.protocol != "sctp":
+            conn.timeout = self.seconds[conn.state]
         conn.expires = self.now + conn.timeout
 
     def _counters(self, conn: Connection) -> list[Counters]:

@@ -19,12 +19,14 @@ from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, Se
 from pylvs.model import MASQ, METHOD_NAMES, ROUTE, RealServer, Stats, Timeouts, VirtualService, real_server, virtual_service
 from support import packets
 from support.harness import Harness, Result
-from support.packets import tcp_packet, udp_packet, wrong_sums
+from support.packets import chunk, sctp_packet, tcp_packet, udp_packet, wrong_sums
 
 LATE = 900_000_000  # ns
 FOREVER = 100_000  # s
-MAX_SERVICES, MAX_SERVERS = 6, 24
+MAX_SERVICES, MAX_SERVERS = 8, 32
 
+CHUNKS = {"DOWN_ACK": "SHUTDOWN_ACK", "COMPLETE": "SHUTDOWN_COMPLETE"}
+"""Of chunks that the model calls otherwise, the names."""
 METHODS = {"nat": MASQ, "route": ROUTE}
 _METHOD_OF = {METHOD_NAMES[number]: name for name, number in METHODS.items()}
 _REFUSALS = {
@@ -37,6 +39,7 @@ _VERDICTS = {
     "forwarded_nat_reply": "nat reply",
     "forwarded_route": "route",
     "dropped_destination_gone": "dropped",
+    "dropped_truncated": "dropped",
     "dropped_no_destination": "port unreachable",
     "dropped_ttl_exceeded": "time exceeded",
 }
@@ -118,7 +121,7 @@ class Pair:
         seconds = self.model.seconds
         self.lvs.director.flush()
         self.lvs.director.set_timeouts(Timeouts(seconds["ESTABLISHED"], seconds["FIN_WAIT"], seconds["UDP"]))
-        self.lvs.set(conn_reuse_mode=self.model.reuse_mode)
+        self.lvs.set(conn_reuse_mode=self.model.reuse_mode, **self.model.modes)
         for _ in range(2):  # the last connections end, then the real servers that had them
             self.lvs.advance(FOREVER)
         self.lvs.director.zero()
@@ -193,6 +196,9 @@ class Pair:
     def _set_reuse_mode(self, mode: int) -> None:
         self.lvs.set(conn_reuse_mode=mode)
 
+    def _set_mode(self, name: str, on: int) -> None:
+        self.lvs.set(**{name: 3 * on if name == "secure_tcp" else on})  # 3: always
+
     def advance(self, seconds: int) -> None:
         """Let time go by for both; the director's sweep gets to see each moment at which something ends."""
         self.sound = False
@@ -217,6 +223,9 @@ class Pair:
         if protocol == "tcp":
             bits = sum(_BITS[flag] for flag in flags_of(flags))
             raw = tcp_packet(src, sport, dst, dport, bits, payload, ttl=ttl)
+        elif protocol == "sctp":
+            payload = chunk(CHUNKS.get(flags, flags), payload) if flags else b""
+            raw = sctp_packet(src, sport, dst, dport, payload, ttl=ttl)
         else:
             raw = udp_packet(src, sport, dst, dport, payload, ttl=ttl)
         packet = Packet(protocol, src, sport, dst, dport, flags_of(flags), len(raw), ttl)
@@ -319,7 +328,9 @@ class Pair:
 
     def _director_lines(self) -> list[str]:
         director, lines = self.lvs.director, []
-        protocols: Callable[[int], str] = {packets.TCP: "tcp", packets.UDP: "udp"}.__getitem__
+        protocols: Callable[[int], str] = {
+            packets.TCP: "tcp", packets.UDP: "udp", packets.SCTP: "sctp",
+        }.__getitem__  # fmt: skip
         services = {
             (protocols(one.service.protocol), one.service.address, one.service.port): one for one in director.services()
         }

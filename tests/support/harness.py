@@ -378,6 +378,8 @@ class Harness:
         """Set sysctls, such as conn_reuse_mode."""
         for name, value in values.items():
             self.instance.sysctls.put(0, name, value)
+            if name == "secure_tcp":
+                self.instance.runtime.put(0, "secure", int(value > 1))
 
     # ---- time ----
 

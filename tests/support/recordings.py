@@ -13,16 +13,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 UNPLAYED = {
-    "sctp": "SCTP is not built yet",
     "fwmark": "services by firewall mark are not built yet",
-    "persistence": "persistence is not built yet",
-    "one-packet": "one-packet scheduling is not built yet",
     "tunnel": "tunnels are not built yet",
-    "sloppy_tcp": "sloppy_tcp is not built yet",
-    "secure_tcp": "secure_tcp is not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "schedule_icmp": "schedule_icmp is not built yet",
-    "expire_quiescent_template": "templates are not built yet",
 }
 
 Case = dict[str, Any]
@@ -49,10 +43,7 @@ def needs(case: Case) -> set[str]:
     """What of UNPLAYED a case needs."""
     text = rules(case)
     patterns = {
-        "sctp": r"--sctp-service",
         "fwmark": r"(?:^|\s)-f\s",
-        "persistence": r"(?:^|\s)(-p|--pe)\b",
-        "one-packet": r"(?:^|\s)-o\b",
         "tunnel": r"(?:^|\s)-i\b",
     }
     found = {feature for feature, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}

@@ -9,6 +9,7 @@ from pylvs.errors import LVSError
 COMMANDS = {
     "status": ("status", "the director: where it is attached, how full its table is; --drops: every packet's reason"),
     "conns": ("conns", "connections: listed, counted, chosen by service, real server, client or state; ended"),
+    "timeouts": ("timeouts", "how long a connection lives in each state without a packet: shown, set"),
     "load": ("instance", "load the packet path, or put this version's programs in the place of those that run"),
     "unload": ("instance", "remove the packet path with all services and connections"),
     "attach": ("instance", "put the packet path on an interface"),

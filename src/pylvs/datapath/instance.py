@@ -28,7 +28,7 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "own_addresses")
+HASHES = ("service_index", "own_addresses", "call_ids")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
@@ -48,7 +48,7 @@ class Instance:
     Attributes:
         slots, tags, groups: the connection table that is in force now.
         config, runtime, sysctls, services, pools, dests, dest_loads, estimates: the shared arrays.
-        service_index, own_addresses: hashes.
+        service_index, own_addresses, call_ids: hashes.
         counters, reasons: per-CPU counters.
     """
 
@@ -62,6 +62,7 @@ class Instance:
     estimates: SharedArray
     service_index: Hash
     own_addresses: Hash
+    call_ids: Hash
     counters: PerCpuArray
     reasons: PerCpuArray
 
@@ -200,11 +201,11 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up, flush or purge."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
-        """Run `start` or `catch_up` once; 0 if it succeeded."""
+        """Run `start`, `catch_up` or `purge` once; 0 if it succeeded."""
         fd = self.program(name)
         try:
             return syscall.run(fd, _FRAME)[0]
@@ -402,6 +403,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "slots": groups,
         "tags": groups,
         "groups": groups,
+        "call_ids": slots // 4,
         "services": max_services,
         "service_index": max_services,
         "dests": max_dests,

@@ -400,6 +400,7 @@ class ServiceTable:
         the two it stays what it was."""
         loads, dest = self._instance.dest_loads, member.dest
         loads.put(dest, "weight", member.weight)
+        loads.put(dest, "flags", member.flags)
         upper, lower = member.upper, member.lower
         if (loads.get(dest, "upper"), loads.get(dest, "lower")) == (upper, lower):
             return

@@ -44,7 +44,7 @@ class Trash:
         or lblcr names stays."""
         now, loads, freed = self._instance.now(), self._instance.dest_loads, []
         for known, dest in list(self._numbers.items()):
-            if loads.get(dest, "total") > 0 or loads.get(dest, "cached") > 0:
+            if any(loads.get(dest, user) > 0 for user in ("total", "persistent", "cached")):
                 continue
             deleted = self._instance.dests.get(dest, "deleted")
             idle = max(loads.get(dest, "idle") - deleted, 0)

@@ -53,7 +53,8 @@ enum slot_kind {
 	SLOT_DEAD,		/* being taken apart by whoever made it so */
 	SLOT_MOVING,		/* on its way to another table (move.h) */
 	SLOT_TEMPLATE,		/* a persistence template: a struct conn that no packet's own addresses find */
-	SLOT_MOVED,		/* what controls connections was here before a resize: `conn` of struct more says where it is */
+	SLOT_INVALID,		/* a template that nobody finds any more; it lives on for the connections that it controls */
+	SLOT_MOVED,		/* what controls connections was here before a resize: `dest` is its number now (move.h) */
 };
 
 /* A slot's life word: what it is, and which of its lives this is. It changes with every use of the slot, so whoever
@@ -96,8 +97,8 @@ enum method {
 /* What an established packet does not need. */
 struct conn_rest {
 	__u32 fwmark;		/* packet mark at birth */
-	__u32 control;		/* 1 + number of the connection that controls this one */
-	__u32 controls;		/* how many this one controls */
+	__u32 control;		/* 1 + number of the connection or template that controls this one */
+	__u32 controls;		/* how many this one controls: it does not end before them */
 	__u32 unused[3];
 };
 
@@ -152,6 +153,13 @@ struct more {
 	__u32 unused_too[3];
 	struct conn_rest rest;
 	__u64 unused_end;
+};
+
+/* What tells one template from another where the persistence engine is sip. */
+struct call_id {
+	__u32 length;
+	__u8 text[256];
+	__u32 unused;
 };
 
 /* The table is groups of 64 slots. Of each slot there is a byte: 0 if it is free, 1 if it is taken but not to be
@@ -334,9 +342,10 @@ struct dest_load {
 	__u32 overload;		/* takes no new connections (facts 1.9); Python clears or sets it at a change of the thresholds */
 	__u32 upper;		/* Python's from here on; 0: no threshold */
 	__u32 lower;
-	__s32 weight;		/* as in its pool, for those who come from a connection */
+	__s32 weight;		/* as in its pool, for those who come from a connection; and so are the flags */
+	__u32 flags;
 	__s32 cached;		/* entries of lblc's and lblcr's caches that name it */
-	__u32 unused[6];
+	__u32 unused[5];
 };
 
 /* ---- the caches of lblc and lblcr ------------------------------------------------------------------------------ */

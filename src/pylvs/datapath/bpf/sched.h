@@ -248,3 +248,22 @@ static __always_inline int choose(__u32 service, const struct packet *p, struct 
 	}
 	return reason;
 }
+
+/* A service's options, all of one moment. */
+static __always_inline int options_of(__u32 service, struct pool_options *options)
+{
+	const struct pool_options *o;
+	struct pool pool;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < POOL_LOOKS; i++) {
+		if (!pool_open(&pool, service))
+			continue;
+		o = at(&pools, pool.number + 1);
+		if (o)
+			*options = *o;
+		if (o && pool_same(&pool))
+			return 1;
+	}
+	return 0;
+}

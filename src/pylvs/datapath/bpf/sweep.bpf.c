@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
- * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name.
+ * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name, `purge` those
+ * whose real server is gone.
  */
 #include "prelude.h"
 #include "table.h"
-#include "load.h"
 #include "conn.h"
 #include "cache.h"
 #include "sweep.h"
@@ -82,6 +82,21 @@ int flush(struct __sk_buff *skb)
 	return w.ended;
 }
 
+/* End the connections of real servers that are gone; twice, since templates end after theirs. */
+SEC("tc")
+int purge(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct purge_walk w = {};
+
+	if (!cfg)
+		return 1;
+	w.now = now_ns(cfg);
+	bpf_loop(ALL_GROUPS, purge_group, &w, 0);
+	bpf_loop(ALL_GROUPS, purge_group, &w, 0);
+	return 0;
+}
+
 #ifdef RESIZING
 /* Move what stands in groups `skb->mark`... of the table that newcomers do not go to, as many as the packet is long;
  * the answer is how many did not fit. */
@@ -97,6 +112,40 @@ int move(struct __sk_buff *skb)
 	r.first = skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity : table_parity ^ PARITY);
 	bpf_loop(skb->len, move_group, &r, 0);
 	return r.left;
+}
+
+static __always_inline __u32 target_group(struct __sk_buff *skb, const struct config *cfg)
+{
+	return skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity ^ PARITY : table_parity);
+}
+
+/* When all is moved: let connections in these groups of the other table know where what controls them is now. */
+SEC("tc")
+int mend(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.first = target_group(skb, cfg);
+	bpf_loop(skb->len, mend_group, &r, 0);
+	return 0;
+}
+
+/* When all are mended: free what only said where something was moved to. */
+SEC("tc")
+int clear(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.now = now_ns(cfg);
+	r.first = target_group(skb, cfg);
+	bpf_loop(skb->len, clear_group, &r, 0);
+	return 0;
 }
 #endif
 
