@@ -118,4 +118,4 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    assert len(playable("sched")) == 164
+    assert len(playable("sched")) == 171
