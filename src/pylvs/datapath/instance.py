@@ -473,12 +473,12 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
 
 
 def _pool_slots(services: int, dests: int) -> int:
-    """Room for every service with a table of 256 entries and for every real server twice (a change writes a new pool
-    beside the old one), for a table of mh for one service in 16, but 256 at least, and a quarter more: they do not fit
-    without gaps."""
+    """Room for every service with a table of 256 entries, for every real server three times (a change writes a new pool
+    beside the old one, and the one before may have left a gap that is too small), for a table of mh for one service in
+    16, but 256 at least, and a quarter more: they do not fit without gaps."""
     table, maglev = 256 // _layout.POOL_TABLE_SLOT, 4096 // _layout.POOL_TABLE_SLOT
     tables = max(services // 16, min(services, 256))
-    return 1024 + (services * (3 + table) + 2 * dests + tables * maglev) * 5 // 4
+    return 1024 + (services * (4 + table) + 3 * dests + tables * maglev) * 5 // 4
 
 
 def _left_to_undo(new: str) -> int:

@@ -270,7 +270,7 @@ struct pool_head {
 	__u32 step;		/* wrr: greatest common divisor of the weights; SCHED_TABLE: enum table_key */
 	__u32 top;		/* wrr: highest current weight */
 	__u32 version;		/* odd while Python writes here */
-	__u32 bound;		/* low half of config.generation when the scheduler was bound: lblc's caches are of one such */
+	__u32 bound;		/* low half of config.generation after the scheduler was bound: lblc's caches are of one such */
 };
 
 /* The kernel's service flags (facts section 0). */
