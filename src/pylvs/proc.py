@@ -10,6 +10,7 @@ of any length needs no more memory than a line of it.
 from _socket import AF_INET6, inet_pton
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from pylvs.datapath import table
 from pylvs.datapath.maps import possible_cpus
@@ -100,6 +101,7 @@ def _destination(destination: Destination) -> bytes:
     return f"{where}{server.weight:<6} {destination.active:<10} {destination.inactive:<10}".encode()
 
 
+@lru_cache(4096)  # VIPs and real servers come again and again
 def _hex(address: str) -> str:
     raw = inet_pton(family_of(address), address)
     if len(raw) == 4:

@@ -1,5 +1,7 @@
 """The names of net.ipv4.vs as data, and the values behind them, without a kernel."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,3 +92,16 @@ def test_cpu_lists(text: str, cpus: str) -> None:
 def test_wrong_cpu_lists(text: str) -> None:
     with pytest.raises(InvalidValue):
         sysctl.write("est_cpulist", text, DEFAULTS, CPUS)
+
+
+def _row(one: sysctl.Sysctl) -> str:
+    default = one.default.replace("\t", " ") or "by the machine"
+    here = f". Here: {one.here}" if one.here else ""
+    return f"| `{one.name}` | {default} | {one.accepted} ({one.unit}) | {one.meaning}{here} |"
+
+
+def test_the_reference_says_the_same() -> None:
+    """The table in docs/reference.md is this data; what the test wants is what to paste there."""
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    table = "\n".join(map(_row, sysctl.ALL))
+    assert table in text, f"docs/reference.md should have\n{table}"

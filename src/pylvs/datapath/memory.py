@@ -30,9 +30,9 @@ def _readable() -> bool:
     return False
 
 
-def _address() -> int:
+def _address(path: str = "/proc/kallsyms") -> int:
     try:
-        fd = os.open("/proc/kallsyms", os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY)
     except OSError:
         return 0
     try:

@@ -50,51 +50,48 @@ static __always_inline enum thin_rule thin_rule(const struct conn *c, __u32 kind
 }
 
 /* Look at one slot, and drop what is in it if the rules say so. */
-static __always_inline int thin_slot(__u32 number, __u64 now)
+static __always_inline void thin_slot(struct runtime *rt, __u32 number, __u64 now)
 {
-	struct runtime *rt = at(&runtime, 0);
 	struct conn *c = conn_at(number);
 	enum thin_rule rule;
 	struct conn_rest *rest;
 	__u32 life, kind;
 
-	if (!c || !rt)
-		return 0;
+	if (!c)
+		return;
 	life = c->life;
 	kind = life & LIFE_KIND;
 	if (kind != SLOT_CONN && kind != SLOT_TEMPLATE)
-		return 0;
+		return;
 	rest = conn_rest(c, number);
 	if (rest && rest->controls)
-		return 0;
+		return;
 	rule = thin_rule(c, kind);
 	if (rule == THIN_KEEP || (rule == THIN_TEST && !thin_test(rt, c, now)))
-		return 0;
+		return;
 	if (conn_drop(number, life, now) == RELEASED)
 		__sync_fetch_and_add(&rt->entries_dropped, 1);
-	return 1;
 }
 
 struct thin_walk {
+	struct runtime *rt;
 	__u64 now;
-	__u32 first;
+	__u32 group;
+	__u32 empty;
 };
 
-static long thin_slot_step(__u64 i, struct thin_walk *w)
-{
-	thin_slot(w->first + i, w->now);
-	return 0;
-}
-
+/* Slot after slot of one group, and then of another one. */
 static long thin_step(__u64 i, struct thin_walk *w)
 {
-	__u32 group = any_group(bpf_get_prandom_u32() % ALL_GROUPS);
-	struct group *g = group_at(group);
+	struct group *g;
 
-	if (!g || !g->used)
-		return 0;
-	w->first = group * GROUP_SLOTS;
-	bpf_loop(GROUP_SLOTS, thin_slot_step, w, 0);
+	if (!(i % GROUP_SLOTS)) {
+		w->group = any_group(bpf_get_prandom_u32() % ALL_GROUPS);
+		g = group_at(w->group);
+		w->empty = !g || !g->used;
+	}
+	if (!w->empty)
+		thin_slot(w->rt, w->group * GROUP_SLOTS + i % GROUP_SLOTS, w->now);
 	return 0;
 }
 
@@ -107,14 +104,12 @@ static __always_inline __u32 thin_groups(void)
 /* Look at some of those that are left for this second. */
 static __always_inline void thin_out(struct runtime *rt, __u64 now, __u32 most)
 {
-	struct thin_walk w = { .now = now };
+	struct thin_walk w = { .rt = rt, .now = now, .empty = FIRST(0, now) };
 	__u32 left = rt->drop_left, count = left < most ? left : most;
 
-	if (TWO_TABLES)		/* for the seconds that a resize takes it waits: the verifier could not follow both */
-		return;
 	if (!count || __sync_val_compare_and_swap(&rt->drop_left, left, left - count) != left)
 		return;
-	bpf_loop(count, thin_step, &w, 0);
+	bpf_loop(count * GROUP_SLOTS, thin_step, &w, 0);
 }
 
 /* Once in a second: decide what is on (alarm.h), and begin another round of thinning out. */
