@@ -28,6 +28,7 @@ SHARED = (
     "group",
     "tuple",
     "service_key",
+    "mark_rule",
     "service",
     "pool_head",
     "pool_options",

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from pylvs import schedulers
-from pylvs.datapath import connections, netlink, resize
+from pylvs import sysctl as names
+from pylvs.datapath import connections, netlink, resize, sysctls
 from pylvs.datapath import instance as datapath
 from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.instance import Instance
+from pylvs.datapath.markrules import MarkTable
 from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
@@ -29,6 +31,7 @@ from pylvs.errors import (
     NotSupported,
     ServiceExists,
 )
+from pylvs.marking import Marking
 from pylvs.model import (
     MASQ,
     TUNNEL,
@@ -49,7 +52,7 @@ TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on i
 _SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
-class Director:
+class Director(Marking):
     """The director of the network namespace that this process is in.
 
     Looking does not start one: before the first change there is nothing to see. The first change loads the packet
@@ -103,6 +106,8 @@ class Director:
                 # interfaces and addresses may have come since the last command; a restore need not ask for every line
                 self._instance.attach_newcomers()
                 self._instance.learn_addresses()
+                self._instance.learn_ports()
+                MarkTable(self._instance).look_around()
                 self._looked_around = True
             yield table
 
@@ -216,7 +221,7 @@ class Director:
         table = self._services
         if table is not None and table.find(service) is not None:
             raise ServiceExists(f"{service} is defined already")
-        _check_service(service)
+        schedulers.find(service.scheduler)
         with self._changing() as table:
             if table.find(service) is not None:
                 raise ServiceExists(f"{service} is defined already")
@@ -232,7 +237,7 @@ class Director:
             raise NoSuchService(f"{service} is not defined")
         with self._changing() as table:
             number = table.number(service)
-            _check_service(service)
+            schedulers.find(service.scheduler)
             table.edit(number, service)
 
     def delete_service(self, key: VirtualService) -> None:
@@ -372,14 +377,52 @@ class Director:
             for where, seconds in wanted.items():
                 present[PLACES.index(where)] = seconds * 1000
             self._instance.set_timeouts(present)
+    # ---- sysctls ----------------------------------------------------------------------------------------------------
 
+    def sysctl(self, name: str) -> str:
+        """What a name under /proc/sys/net/ipv4/vs reads, without the newline (facts 9.4).
 
-def _check_service(service: VirtualService) -> None:
-    """What the kernel would take but we cannot do (yet) is refused, never half done."""
-    schedulers.find(service.scheduler)
-    for wanted, what in ((service.fwmark, "services by firewall mark are"),):
-        if wanted:
-            raise NotSupported(f"{what} not supported yet")
+        Args:
+            name: "drop_entry" or "net.ipv4.vs.drop_entry".
+
+        Raises:
+            NoSuchSysctl
+        """
+        return sysctls.read(self._instance, names.find(name).name)
+
+    def sysctls(self) -> dict[str, str]:
+        """All of them, by their short names."""
+        return {name: self.sysctl(name) for name in names.NAMES}
+
+    def set_sysctl(self, name: str, value: str | int) -> None:
+        """Write to one of them, as one writes to the kernel's file; packets see the change in one store.
+
+        Raises:
+            NoSuchSysctl
+            InvalidValue: the kernel would answer EINVAL or ERANGE; nothing is changed.
+        """
+        self.set_sysctls({name: value})
+
+    def set_sysctls(self, values: Mapping[str, str | int]) -> None:
+        """Write to several of them: to all, or where one is refused to none.
+
+        Raises:
+            NoSuchSysctl, InvalidValue
+        """
+        texts = self.check_sysctls(values)  # what is wrong must not load a director
+        with self._changing() as table:
+            assert self._instance is not None
+            sysctls.write(self._instance, table, texts)
+
+    def check_sysctls(self, values: Mapping[str, str | int]) -> dict[str, str]:
+        """See whether these values may be written, and write nothing; they come back as texts, by short names.
+
+        Raises:
+            NoSuchSysctl, InvalidValue
+        """
+        texts = {names.find(name).name: str(value) for name, value in values.items()}
+        sysctls.check(self._instance, texts)
+        return texts
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:

@@ -16,8 +16,9 @@ from pylvs.schedulers import NAMES
 from support.harness import Harness
 
 DEFAULTS = Timeouts(900, 120, 300)
-SUPPORTED = {"connections", *(f"scheduler {name}" for name in NAMES)}
+SUPPORTED = {"connections", "fwmark", *(f"scheduler {name}" for name in NAMES)}
 LATER = {
+    "beyond-058": "LVS-NAT to the director itself, by mark",
     "beyond-057": "LVS-NAT to the director itself is refused until it can be done",
 }
 CASES_HERE = [case for case in CASES if needs(case) <= SUPPORTED and not case.get("setup") and case["id"] not in LATER]

@@ -355,7 +355,8 @@ class Model:
     def _reply(self, conn: Connection, packet: Packet) -> Outcome:
         if packet.ttl <= 1:
             return UP  # what forwards replies is the stack, and it looks at the TTL before
-        conn.one_sided = False
+        if packet.protocol != "sctp" or packet.flags:
+            conn.one_sided = False
         for counters in self._counters(conn):
             counters.outpkts += 1
             counters.outbytes += packet.length

@@ -357,7 +357,7 @@ class DirectorMachine(RuleBasedStateMachine):
     def packet_at_the_very_end_of(self, connection: str, who: str, flags: str) -> None:
         """Its time is over, but nobody has cleared it away yet."""
         conn = self._conn(connection)
-        begins = flags == "SYN" or conn.protocol == "udp"
+        begins = flags == "SYN" or conn.protocol == "udp" or self.pair.model.modes[f"sloppy_{conn.protocol}"]
         if begins and sum(other.expires == conn.expires for other in self.pair.model.connections) > 1:
             return  # the others would still be counted when a real server is chosen
         self.pair.advance_unswept(conn.expires - self.pair.model.now)

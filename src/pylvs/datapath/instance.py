@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, netlink, programs, syscall
-from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray
+from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
 from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
 
 SHARED = {
@@ -21,6 +21,7 @@ SHARED = {
     "runtime": layout.RUNTIME,
     "sysctls": layout.SYSCTLS,
     "services": layout.SERVICE,
+    "marks": layout.MARK_RULE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
@@ -36,6 +37,11 @@ _FRAME = bytes(64)
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
 
 
+def sysctl_defaults() -> dict[str, sysctl.Value]:
+    """What a new director's sysctls are on this machine: members of the shared structure."""
+    return sysctl.defaults(possible_cpus(), os.sysconf("SC_PHYS_PAGES"))
+
+
 def default_conn_bits() -> int:
     """The connection table has 2**this slots by default: at most a 128th of the machine's memory, and 2**20."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -47,7 +53,7 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, sysctls, services, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
         service_index, own_addresses, call_ids: hashes.
         counters, reasons: per-CPU counters.
     """
@@ -56,6 +62,7 @@ class Instance:
     runtime: SharedArray
     sysctls: SharedArray
     services: SharedArray
+    marks: SharedArray
     pools: SharedArray
     dests: SharedArray
     dest_loads: SharedArray
@@ -201,11 +208,11 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start, catch_up, flush or purge."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up, decide, flush or purge."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
-        """Run `start`, `catch_up` or `purge` once; 0 if it succeeded."""
+        """Run `start`, `catch_up`, `decide` or `purge` once; 0 if it succeeded."""
         fd = self.program(name)
         try:
             return syscall.run(fd, _FRAME)[0]
@@ -243,6 +250,10 @@ class Instance:
     def learn_addresses(self) -> None:
         """Tell the packet path our IPv6 addresses, from which ICMPv6 errors are sent."""
         _learn_addresses(self.own_addresses)
+
+    def learn_ports(self) -> None:
+        """Tell the packet path which ports need no privilege: where FTP's data may come (facts 1.3)."""
+        self.config.put(0, "unprivileged", _unprivileged())
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -299,6 +310,11 @@ class Instance:
             syscall.pin(fd, fresh)
             os.rename(fresh, f"{self.path}/programs/{name}")
         self.run("start")
+
+
+def _unprivileged() -> int:
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+        return int(file.read())
 
 
 def _learn_addresses(own: Hash) -> None:
@@ -429,13 +445,14 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             timeouts=2 * programs.timeouts_ms(),
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
+            unprivileged=_unprivileged(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
         )
         config.write(0, settings)
         config.close()
         sysctls = SharedArray(maps["sysctls"], layout.SYSCTLS)
-        sysctls.write(0, layout.SYSCTLS.pack(**sysctl.DEFAULTS))
+        sysctls.write(0, layout.SYSCTLS.pack(**sysctl_defaults()))
         sysctls.close()
         forwarding.open_up(closed)
         _learn_addresses(Hash(maps["own_addresses"]))
@@ -501,6 +518,9 @@ def unload() -> bool:
                 instance.close()
             except DatapathError:
                 pass  # another version's: it can still be removed
+            from pylvs.datapath import detour
+
+            detour.clear()
             links = f"{where}/current/links"
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)

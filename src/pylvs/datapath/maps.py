@@ -102,11 +102,15 @@ class PerCpuArray:
         self._row = struct.Struct(f"={size // 8}Q")
         self._size = self._row.size * self._cpus
 
-    def sums(self, number: int) -> tuple[int, ...]:
-        """The counters of one record, summed over the CPUs."""
+    def rows(self, number: int) -> list[tuple[int, ...]]:
+        """The counters of one record, of each CPU."""
         value = syscall.map_lookup(self.fd, struct.pack("=I", number), self._size)
         assert value is not None  # every record of an array is there
-        return tuple(map(sum, zip(*self._row.iter_unpack(value), strict=True)))
+        return list(self._row.iter_unpack(value))
+
+    def sums(self, number: int) -> tuple[int, ...]:
+        """The counters of one record, summed over the CPUs."""
+        return tuple(map(sum, zip(*self.rows(number), strict=True)))
 
     def clear(self, number: int) -> None:
         syscall.map_update(self.fd, struct.pack("=I", number), bytes(self._size))

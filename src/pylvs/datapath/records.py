@@ -101,6 +101,10 @@ def conn_flags(method: int) -> int:
     return method | _layout.CONN_INACTIVE | (0 if method == MASQ else _layout.CONN_NOOUTPUT)
 
 
-def family_bit(family: int) -> int:
-    """Of config.families."""
-    return _layout.SERVES_IPV6 if family == AF_INET6 else _layout.SERVES_IPV4
+def serves(key: bytes) -> int:
+    """What a service of this key makes packets be looked up as: bits of config.families. As in the kernel, any service
+    on port 21 counts for FTP, and one by mark has the port 0."""
+    family, port = SERVICE_KEY.get(key, 0, "family"), ntohs(SERVICE_KEY.get(key, 0, "port"))
+    found = _layout.SERVES_IPV6 if family == AF_INET6 else _layout.SERVES_IPV4
+    found |= _layout.SERVES_MARKS if SERVICE_KEY.get(key, 0, "fwmark") else 0
+    return int(found | {0: _layout.SERVES_PORT_ZERO, 21: _layout.SERVES_FTP}.get(port, 0))

@@ -22,10 +22,10 @@ from pylvs.datapath.records import (
     conn_flags,
     endpoint,
     endpoint_of,
-    family_bit,
     pack_address,
     pack_options,
     real_server,
+    serves,
     service_key,
     unpack_address,
     virtual_service,
@@ -188,7 +188,7 @@ class ServiceTable:
         if number >= instance.config.get(0, "services_high"):
             instance.config.put(0, "services_high", number + 1)
         memory.pools.swap(number, pool)
-        instance.config.put(0, "families", instance.config.get(0, "families") | family_bit(service.family))
+        instance.config.put(0, "families", instance.config.get(0, "families") | serves(key))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
 
@@ -366,12 +366,12 @@ class ServiceTable:
         self._generation = generation
 
     def _serve_families(self) -> None:
-        """Tell the packet path which families have services."""
+        """Tell the packet path what there are services of."""
         config, services = self._instance.config, self._instance.services
         left = config.get(0, "families")
         found = 0
         for number in self.numbers():
-            found |= family_bit(SERVICE_KEY.get(services.get(number, "key"), 0, "family"))
+            found |= serves(services.get(number, "key"))
             if found == left:
                 return
         config.put(0, "families", found)

@@ -197,10 +197,14 @@ struct service_key {
 	__u8 family;
 };
 
-/* Families that have a service: with a family's last service IPVS stops seeing its packets, connections or not. */
+/* What there are services of (config.families): with a family's last service IPVS stops seeing its packets, connections
+ * or not; and what a packet need not be looked up as while there is none. */
 enum family_bit {
 	SERVES_IPV4 = 1,
 	SERVES_IPV6 = 2,
+	SERVES_MARKS = 4,	/* by firewall mark */
+	SERVES_FTP = 8,		/* on port 21 */
+	SERVES_PORT_ZERO = 16,
 };
 
 enum service_flag {
@@ -372,6 +376,36 @@ struct cache {
 	__u32 old;		/* ...or those that are too old */
 };
 
+/* ---- firewall marks ----------------------------------------------------------------------------------------- */
+
+enum mark_limit {
+	MARK_RULES = 1024,
+	MARK_DPORTS = 8,
+	MARK_SPORTS = 4,
+	MARK_COUNT = 0xffff,	/* of config.marks: rules in force */
+	MARK_ROW = 0x10000,	/* of config.marks: they are in the second row */
+	MARK_NO_INTERFACE = 0xffffffff,
+	MARK_NAME = 16,		/* bytes of an interface's name */
+};
+
+/* Which packets get which mark (mark.h). What is not asked for is 0; of ports, all. Two rows of MARK_RULES, of which
+ * one is in force; written by Python alone, which changes the other one. */
+struct mark_rule {
+	union address destination;
+	union address destination_mask;
+	union address source;
+	union address source_mask;
+	__u16 dports[2 * MARK_DPORTS];	/* first and last by turns, in host order; what is not used is 1 to 0: none */
+	__u16 sports[2 * MARK_SPORTS];
+	__u32 ifindex;		/* MARK_NO_INTERFACE: the interface is not there now */
+	__u32 mark;
+	__u8 protocol;
+	__u8 family;
+	__u16 unused;
+	__u32 unused_too;
+	__u8 interface[MARK_NAME];	/* what ifindex was looked up for */
+};
+
 /* ---- counters ----------------------------------------------------------------------------------------------- */
 
 /* Per CPU; number 0 is the director's total, then the services, then the real servers. */
@@ -408,6 +442,7 @@ enum reason {
 	UP_NO_CONNECTION,
 	UP_JUST_ENDED,
 	UP_CLIENT_PORT_20,
+	UP_FTP_DATA,
 	UP_LOCAL_REAL_SERVER,
 	UP_REPLY_UNCHANGED,
 	UP_REPLY_TTL,
@@ -417,6 +452,7 @@ enum reason {
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
 	DROPPED_TABLE_FULL,
+	DROPPED_CONN_MAX,
 	DROPPED_CONTENDED,
 	DROPPED_BY_DEFENCE,
 	DROPPED_NOT_SIP,
@@ -450,17 +486,22 @@ struct config {
 	__u32 timeouts[2 * TIMEOUTS];	/* milliseconds: two rows, of which one is in force */
 	__u32 timeouts_row;	/* which one: a change fills the other and moves this */
 	__u32 families;		/* enum family_bit */
+	__u32 marks;		/* enum mark_limit: which rules are in force, and how many: a change is one store of this */
+	__u32 mark_device;	/* number of the interface by which netfilter's marked packets come; 0: none */
+	__u32 unprivileged;	/* net.ipv4.ip_unprivileged_port_start */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them): the next
 				 * command tidies up after a killed one */
 	__u32 pool_next;	/* where the next pool is looked for */
 	__u64 pool_version;	/* of the pool that was written last */
+	__u64 marks_moved;	/* when the other row of mark rules came into force: its former place rests for a while */
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
 	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
 	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
+	__u64 free_pages;	/* 1 + pages of memory that count as free, whatever the kernel says: for tests; 0: what it says */
 };
 
 /* One: /proc/sys/net/ipv4/vs, under the kernel's names (facts 9.4; pylvs.sysctl has defaults and ranges). Written by
@@ -501,6 +542,8 @@ struct sysctls {
 	__s64 conn_lfactor;
 	__s64 svc_lfactor;
 	__s64 conn_max;
+	__s64 est_cpulist;	/* how many CPUs est_cpus names; 0: nothing is estimated */
+	__u64 est_cpus[16];
 };
 
 /* One, written by the packet path alone. */
@@ -514,14 +557,17 @@ struct runtime {
 	__u64 icmp_tokens;	/* the director's ICMP allowance (icmp.h) */
 	__u64 icmp_stamp;
 	__u64 timer_error;	/* what starting the timer answered, negated; 0: it runs */
-	__u64 defended;		/* when the defences were last decided on (defence.h) */
-	__s64 available;	/* pages of memory that were left then, as amemthresh counts them */
+	__u64 defended;		/* when the defences were last decided on (alarm.h) */
+	__s64 memory;		/* pages of it that were free then; -1: not known */
+	__s64 available;	/* the same as amemthresh counts them: the table's free slots matter, too */
 	__u32 secure;		/* TCP's secure table is in force */
 	__u32 drop_entry;	/* idle entries are being dropped */
 	__s32 drop_rate;	/* every so manieth connection is dropped; 0: none */
 	__s32 drop_counter;
 	__u32 todrop[9];	/* candidates seen, by their packet count (facts 9.4) */
 	__u32 cache_round;	/* the minute in which caches were last looked through */
+	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
+	__u64 entries_dropped;	/* by drop_entry */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
@@ -542,6 +588,7 @@ union names {
 	enum resizing resizing;
 	enum conn_flag conn_flag;
 	enum family_bit family_bit;
+	enum mark_limit mark_limit;
 	enum service_flag service_flag;
 	enum scheduler scheduler;
 	enum state state;

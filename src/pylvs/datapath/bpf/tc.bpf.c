@@ -14,6 +14,7 @@
 #include "table.h"
 #include "conn.h"
 #include "claim.h"
+#include "mark.h"
 #include "service.h"
 #include "defence.h"
 #include "cache.h"
@@ -27,18 +28,28 @@
 #include "icmp.h"
 #include "sweep.h"
 
+/* A service was found, but nobody in it for this packet (facts 6.9). */
+static __always_inline int leave(const struct service *s, const struct packet *p, struct outcome *out)
+{
+	if (s->key.port == bpf_htons(PORT_FTP) && p->tuple.dport != bpf_htons(PORT_FTP))
+		return UP_FTP_DATA;
+	out->error = 1 + ERROR_PORT;
+	return DROPPED_NO_DESTINATION;
+}
+
 /* A packet of a service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of one that
  * ends. RECEIVED: it may have a connection, and `births` says from which pool.
  * A function of its own: it is for first packets alone, and its variables are not in the way of all others. */
 __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *out)
 {
+	const struct config *cfg = at(&config, 0);
 	struct birth *birth = at(&births, 0);
 	struct service *s;
 	__u32 number;
 
-	if (!p || !out || !birth)
+	if (!p || !out || !birth || !cfg)
 		return UP_NO_SERVICE;
-	birth->fwmark = packet_mark(skb, p);
+	birth->fwmark = packet_mark(skb, p, cfg);
 	number = service_find(p, birth->fwmark);
 	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
@@ -68,6 +79,8 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 	birth->control = 0;
 	if (birth->persistent)
 		template_key(&birth->template, p, s, &birth->options);
+	else if (!birth->own_port && !s->key.fwmark)
+		return leave(s, p, out);
 	return RECEIVED;
 }
 
@@ -76,6 +89,7 @@ __noinline int appoint(const struct packet *p, struct outcome *out)
 {
 	struct birth *birth = at(&births, 0);
 	struct chosen chosen;
+	struct service *s;
 	int reason;
 
 	if (!p || !out || !birth)
@@ -83,10 +97,8 @@ __noinline int appoint(const struct packet *p, struct outcome *out)
 	reason = choose(birth->service, p, &chosen);
 	if (reason == RECEIVED && birth_server(birth, p, chosen.dest, chosen.flags))
 		return RECEIVED;
-	if (reason == DROPPED_CONTENDED)
-		return reason;
-	out->error = 1 + ERROR_PORT;
-	return DROPPED_NO_DESTINATION;
+	s = at(&services, birth->service);
+	return reason == DROPPED_CONTENDED || !s ? DROPPED_CONTENDED : leave(s, p, out);
 }
 
 /* Must a connection that exists make way for the one that this SYN or INIT opens (facts 2.9)? */
@@ -270,13 +282,16 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;
+	if (reason == RECEIVED && defence_full())
+		reason = DROPPED_CONN_MAX;
+	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->kind = SLOT_CONN;
 		birth->timeout = 3000;	/* until the protocol sets its own */
 		reason = conn_claim(&p->tuple, found, now);
-		if (birth->control && !birth->made)
-			control_leave(birth->control);
 	}
+	if (birth->control && !birth->made && !(reason == RECEIVED && birth->once))
+		control_leave(birth->control);
 	if (reason != RECEIVED) {
 		if (reason >= DROPPED_TRUNCATED && !out->error)
 			out->verdict = TC_ACT_SHOT;
@@ -333,6 +348,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return reason;
 	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return UP_NO_SERVICE;
+	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
@@ -392,8 +408,11 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
-	if (out.error)
+	if (out.error) {
+		if (!p->uncounted)
+			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
 		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
+	}
 	note(reason);
 	return out.verdict;
 }
