@@ -5,12 +5,13 @@ startup  what a command costs: `ipvsadm -Ln` beside the bare interpreter
 packet   nanoseconds per packet in the packet path alone
 table    the connection table beside others: nanoseconds, memory, expiry; what docs/performance.md shows
 connections  what looking at a million connections costs
+schedulers   a new connection with each scheduler, and what changes of its real servers cost
 """
 
 import importlib
 import sys
 
-NAMES = ("e2e", "startup", "packet", "table", "connections")
+NAMES = ("e2e", "startup", "packet", "table", "connections", "schedulers")
 
 
 def main(argv: list[str]) -> int:

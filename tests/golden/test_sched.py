@@ -114,7 +114,8 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
     lvs.restore(
         f"-A {case['service']}\n"
         + "".join(
-            f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]} {' '.join(d[2:])}\n" for d in case["dests"]
+            f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]} {' '.join(d[2:])}\n"
+            for d in case["dests"]
         )
     )
     for op in case["ops"]:

@@ -42,7 +42,9 @@ class Played:
 
     def __init__(self, lvs: Harness, case: Case):
         self.lvs, self.director, self.loads = lvs, lvs.director, lvs.instance.dest_loads
-        flags = [name for name, bit in zip(FLAGS.get(case["scheduler"], ()), (8, 16), strict=False) if case["flags"] & bit]
+        flags = [
+            name for name, bit in zip(FLAGS.get(case["scheduler"], ()), (8, 16), strict=False) if case["flags"] & bit
+        ]
         self.service = virtual_service(fwmark=MARK, scheduler=case["scheduler"], scheduler_flags=flags)
         # below the director's checks: whether it takes marks is not the question
         ServiceTable(lvs.instance).add(self.service)

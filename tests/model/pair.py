@@ -16,7 +16,17 @@ from typing import Any
 
 from model.model import Connection, Key, Model, Outcome, Packet, Refused
 from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
-from pylvs.model import MASQ, METHOD_NAMES, ROUTE, RealServer, Stats, Timeouts, VirtualService, real_server, virtual_service
+from pylvs.model import (
+    MASQ,
+    METHOD_NAMES,
+    ROUTE,
+    RealServer,
+    Stats,
+    Timeouts,
+    VirtualService,
+    real_server,
+    virtual_service,
+)
 from support import packets
 from support.harness import Harness, Result
 from support.packets import chunk, sctp_packet, tcp_packet, udp_packet, wrong_sums

@@ -339,7 +339,7 @@ class Mh(Hashing):
         return None
 
 
-# ---- those that remember destinations ----------------------------------------------------------------------------------
+# ---- those that remember destinations --------------------------------------------------------------------------------
 
 
 def too_busy(server: Server, servers: Sequence[Server]) -> bool:

@@ -80,8 +80,12 @@ schedulers = st.sampled_from(sorted(SCHEDULERS))
 methods = st.sampled_from(sorted(METHODS))
 weights = st.sampled_from((1, 1, 2, 2, 3, 4, 6, 100, 0))
 thresholds = st.sampled_from(((0, 0), (0, 0), (0, 0), (1, 0), (2, 0), (4, 0), (4, 2), (3, 3), (5, 1)))
-flag_sets = st.sampled_from([frozenset(), frozenset(("fallback",)), frozenset(("port",)), frozenset(("fallback", "port"))])
-pools = st.lists(st.tuples(server_names, methods, weights, thresholds), unique_by=lambda place: place[0], min_size=1, max_size=4)
+flag_sets = st.sampled_from(
+    [frozenset(), frozenset(("fallback",)), frozenset(("port",)), frozenset(("fallback", "port"))]
+)
+pools = st.lists(
+    st.tuples(server_names, methods, weights, thresholds), unique_by=lambda place: place[0], min_size=1, max_size=4
+)
 
 
 def said(protocol: str, flags: str) -> str:
@@ -324,8 +328,12 @@ class DirectorMachine(RuleBasedStateMachine):
         self.pair.command("delete_server", to, *server(name, to.address))
 
     @precondition(_has_servers)
-    @rule(place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights, limits=thresholds)
-    def server_is_away(self, place: tuple[str, str], seconds: int, method: str, weight: int, limits: tuple[int, int]) -> None:
+    @rule(
+        place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights, limits=thresholds
+    )
+    def server_is_away(
+        self, place: tuple[str, str], seconds: int, method: str, weight: int, limits: tuple[int, int]
+    ) -> None:
         self.delete_server(place)
         self.pair.advance(seconds)
         self._add_server(*place, method, weight, limits)

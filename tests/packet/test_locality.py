@@ -162,7 +162,7 @@ def test_a_full_set_lets_its_oldest_member_go(lvs: Harness) -> None:
     assert [loads.get(place, "cached") for place in places] == [0] + [1] * _layout.CACHE_SET
 
 
-# ---- the end -----------------------------------------------------------------------------------------------------------
+# ---- the end ---------------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -248,9 +248,10 @@ def test_a_remembered_real_server_waits_in_the_trash(lvs: Harness, name: str) ->
     assert lvs.instance.dests.get(place, "flags") & _layout.DEST_USED, "only just forgotten"
     lvs.advance(300)
     cached.add("D")
-    assert not lvs.instance.dests.get(place, "flags") & _layout.DEST_USED or lvs.number_of(
-        cached.service, cached.server("D").address, 80
-    ) == place
+    assert (
+        not lvs.instance.dests.get(place, "flags") & _layout.DEST_USED
+        or lvs.number_of(cached.service, cached.server("D").address, 80) == place
+    )
 
 
 @BOTH
@@ -259,7 +260,8 @@ def test_too_many_make_room(lvs: Harness, name: str) -> None:
     cached = Cached(lvs, name)
     most = _layout.CACHE_MOST
     flood = [
-        tcp_packet("10.1.0.1", 1025, f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}", 80, "S") for n in range(most + 50)
+        tcp_packet("10.1.0.1", 1025, f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}", 80, "S")
+        for n in range(most + 50)
     ]
     for start in range(0, len(flood), 1000):
         lvs.pour((frame(packet) for packet in flood[start : start + 1000]), mark=1)

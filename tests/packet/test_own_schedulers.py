@@ -1,4 +1,4 @@
-"""Schedulers of one's own: the examples of docs/writing-a-scheduler.md, run as they stand there, and what goes wrong."""
+"""Schedulers of one's own: the examples of docs/writing-a-scheduler.md as they stand there, and what goes wrong."""
 
 import os
 import re

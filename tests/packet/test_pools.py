@@ -133,7 +133,9 @@ def test_versions_and_states_never_meet_again(lvs: Harness) -> None:
     lvs.director.add_destination(service, _server(1))
     assert _syn(lvs, 1025).packet.dst == _server(1).address
     shift = _layout.STATE_TAG_SHIFT
-    for version in range(lvs.instance.config.get(0, "pool_version"), lvs.instance.config.get(0, "pool_version") + 4100, 2):
+    for version in range(
+        lvs.instance.config.get(0, "pool_version"), lvs.instance.config.get(0, "pool_version") + 4100, 2
+    ):
         lvs.instance.config.put(0, "pool_version", version)
         lvs.director.add_destination(service, _server(2))
         pool = lvs.instance.services.get(0, "pool")

@@ -130,7 +130,7 @@ def test_refused_when_all_are_overloaded(lvs: Harness, family: Family) -> None:
     assert limited.talk.from_port(limited.port).asks("S").reason == "dropped_no_destination"
 
 
-# ---- edits ---------------------------------------------------------------------------------------------------------------
+# ---- edits -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_upper_threshold_at_or_below_what_it_has(lvs: Harness, family: Family) -> None:

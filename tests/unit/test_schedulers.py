@@ -212,7 +212,11 @@ def test_siphash(address: str, port: int, lookup: int, step: int) -> None:
 )  # fmt: skip
 def test_buckets(address: str, bucket: int, bits_10: int, with_port: int) -> None:
     value = hashing.fold(ip_address(address).packed.ljust(16, b"\0"))
-    assert (hashing.bucket(value), hashing.bucket(value, 10), hashing.bucket(value + 40000)) == (bucket, bits_10, with_port)
+    assert (hashing.bucket(value), hashing.bucket(value, 10), hashing.bucket(value + 40000)) == (
+        bucket,
+        bits_10,
+        with_port,
+    )
 
 
 def test_ipv6_is_folded() -> None:
@@ -223,7 +227,9 @@ def test_ipv6_is_folded() -> None:
 
 def _abc(*weights: int) -> list[Server]:
     """A, B and C, added in this order: so C is at the head."""
-    return [Server(name, weight, f"10.0.0.{i}") for i, (name, weight) in enumerate(zip("ABC", weights, strict=True), 1)][::-1]
+    return [
+        Server(name, weight, f"10.0.0.{i}") for i, (name, weight) in enumerate(zip("ABC", weights, strict=True), 1)
+    ][::-1]
 
 
 @pytest.mark.parametrize(

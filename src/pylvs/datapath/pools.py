@@ -67,7 +67,8 @@ class Pool(NamedTuple):
         return int.from_bytes(self.options[_FLAGS : _FLAGS + 4], "little")
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
+        """How many real servers."""
         return len(self.servers) // SLOT
 
     def members(self) -> list[Member]:
@@ -187,11 +188,11 @@ class Pools:
         options[_NAME : _NAME + 4] = len(name).to_bytes(4, "little")
         tail = b"".join(part + bytes(-len(part) % SLOT) for part in (content.table, name))
         body = content.servers + tail
-        pool = self._find(_FIRST + len(body) // SLOT, content.count, len(content.table) // 2)
+        pool = self._find(_FIRST + len(body) // SLOT, content.length, len(content.table) // 2)
         version = self._new_version(number)
         self._slots.put(pool, "version", version - 1)
         head = POOL_HEAD.pack(
-            scheduler=content.scheduler, count=content.count, state=content.head.state,
+            scheduler=content.scheduler, count=content.length, state=content.head.state,
             step=content.head.step, top=content.head.top, version=version - 1, bound=content.bound,
         )  # fmt: skip
         self._slots.write(pool, b"".join((head, options, body)))

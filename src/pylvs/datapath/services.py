@@ -293,7 +293,7 @@ class ServiceTable:
             memory.pools.weigh(slot, place, member.weight)
         else:
             old = memory.pools.read(number)
-            size = len(old.servers) // old.count
+            size = len(old.servers) // old.length
             servers = old.servers[: place * size] + member.pack() + old.servers[(place + 1) * size :]
             pool = self._changed(number, old, servers, lambda place: place)
             self._begin(number)
@@ -313,7 +313,7 @@ class ServiceTable:
         if gone is None:
             raise NoSuchDestination("the service has no such real server")
         index, old = self._member_index(number), memory.pools.read(number)
-        size = len(old.servers) // old.count
+        size = len(old.servers) // old.length
         servers = old.servers[: gone * size] + old.servers[(gone + 1) * size :]
         pool = self._changed(number, old, servers, lambda place: place - (place >= gone))
         self._begin(number)
@@ -396,8 +396,7 @@ class ServiceTable:
             self._instance.dests.put(dest, "flags", flags)
 
     def _put_limits(self, member: Member) -> None:
-        """What connections ask of a real server beside its pool, and what new thresholds make of it (facts 1.9): between
-        the two it stays what it was."""
+        """What connections ask of a real server beside its pool, and what new thresholds make of it (facts 1.9)."""
         loads, dest = self._instance.dest_loads, member.dest
         loads.put(dest, "weight", member.weight)
         loads.put(dest, "flags", member.flags)

@@ -10,6 +10,7 @@ from pylvs.datapath.records import identity
 
 _TICK = 60 * 10**9
 _IDLE = 120 * 10**9
+_PAUSE = 10**9
 
 
 class Trash:
@@ -17,6 +18,7 @@ class Trash:
 
     def __init__(self, instance: Instance):
         self._instance, dests = instance, instance.dests
+        self._looked = -_PAUSE
         self._numbers = {
             identity(dests.read(number)): number
             for number in range(instance.config.get(0, "dests_high"))
@@ -41,8 +43,11 @@ class Trash:
     def empty(self) -> list[int]:
         """Free those that have been without a connection for as long as the kernel keeps them, and their numbers: a
         tick every 60 s after the deletion sees them idle, and one at least 120 s later frees them. Whom a cache of lblc
-        or lblcr names stays."""
+        or lblcr names stays. Whoever adds many real servers does not look for each of them."""
         now, loads, freed = self._instance.now(), self._instance.dest_loads, []
+        if now - self._looked < _PAUSE:
+            return []
+        self._looked = now
         for known, dest in list(self._numbers.items()):
             if any(loads.get(dest, user) > 0 for user in ("total", "persistent", "cached")):
                 continue

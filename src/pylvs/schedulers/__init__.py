@@ -65,7 +65,7 @@ class Servers(Protocol):
 
 
 Places = Callable[[int], int]
-"""Maps each former place to its present one; that of a removed server to the place before it, -1 for the list's head."""
+"""Maps each former place to its present one; that of a removed server to the one before it, -1 for the list's head."""
 
 
 class Scheduler:

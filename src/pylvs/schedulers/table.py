@@ -5,8 +5,8 @@
             return [0, len(servers) - 1]
 
 `ipvsadm -A -t 10.0.0.1:80 -s mymodule:Halves`. The packet path hashes each new connection into the table. The class is
-asked by whatever command changes the service, so each of these must be able to import it (PYTHONPATH); packets, listings
-and deleting the service need no Python.
+asked by whatever command changes the service, so each of these must be able to import it (PYTHONPATH); packets,
+listings and deleting the service need no Python.
 
 The hash: index = siphash(value) % len(table), where siphash is `pylvs.schedulers.hashing.siphash` and value the folded
 address (`hashing.fold`), with `by = CLIENT_PORT` plus the client's port, in 32 bits. So it is mh's.
@@ -57,6 +57,7 @@ class _Adapter(Scheduler):
     """A TableScheduler as the packet path and `pylvs.schedulers` want to have one."""
 
     number = len(NAMES) + 1
+
     def __init__(self, name: str, own: TableScheduler):
         self.name, self.own = name, own
 
