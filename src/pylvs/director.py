@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from pylvs import schedulers
-from pylvs.datapath import connections, netlink, resize
+from pylvs import sysctl as names
+from pylvs.datapath import connections, netlink, resize, sysctls
 from pylvs.datapath import instance as datapath
 from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.instance import Instance
@@ -376,6 +377,52 @@ class Director(Marking):
             for where, seconds in wanted.items():
                 present[PLACES.index(where)] = seconds * 1000
             self._instance.set_timeouts(present)
+    # ---- sysctls ----------------------------------------------------------------------------------------------------
+
+    def sysctl(self, name: str) -> str:
+        """What a name under /proc/sys/net/ipv4/vs reads, without the newline (facts 9.4).
+
+        Args:
+            name: "drop_entry" or "net.ipv4.vs.drop_entry".
+
+        Raises:
+            NoSuchSysctl
+        """
+        return sysctls.read(self._instance, names.find(name).name)
+
+    def sysctls(self) -> dict[str, str]:
+        """All of them, by their short names."""
+        return {name: self.sysctl(name) for name in names.NAMES}
+
+    def set_sysctl(self, name: str, value: str | int) -> None:
+        """Write to one of them, as one writes to the kernel's file; packets see the change in one store.
+
+        Raises:
+            NoSuchSysctl
+            InvalidValue: the kernel would answer EINVAL or ERANGE; nothing is changed.
+        """
+        self.set_sysctls({name: value})
+
+    def set_sysctls(self, values: Mapping[str, str | int]) -> None:
+        """Write to several of them: to all, or where one is refused to none.
+
+        Raises:
+            NoSuchSysctl, InvalidValue
+        """
+        texts = self.check_sysctls(values)  # what is wrong must not load a director
+        with self._changing() as table:
+            assert self._instance is not None
+            sysctls.write(self._instance, table, texts)
+
+    def check_sysctls(self, values: Mapping[str, str | int]) -> dict[str, str]:
+        """See whether these values may be written, and write nothing; they come back as texts, by short names.
+
+        Raises:
+            NoSuchSysctl, InvalidValue
+        """
+        texts = {names.find(name).name: str(value) for name, value in values.items()}
+        sysctls.check(self._instance, texts)
+        return texts
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:

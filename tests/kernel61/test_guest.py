@@ -22,8 +22,8 @@ PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygmen
 """What pytest is made of, all of it Python: the guest has none of its own."""
 TESTS = (
     *(f"packet/test_{name}" for name in ("nat", "dr", "counters", "servers", "table", "conns", "status")),
-    *(f"packet/test_{name}" for name in ("errors", "instance", "interfaces", "resize_hammer")),
-    *(f"golden/test_{name}" for name in ("sched", "states", "conn")),
+    *(f"packet/test_{name}" for name in ("errors", "instance", "interfaces", "resize_hammer", "defence", "sysctl")),
+    *(f"golden/test_{name}" for name in ("sched", "states", "conn", "sysctl", "proc")),
 )
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not."""
 SECONDS = 600
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.skipif(not RUNNER, reason="PYLVS_GUEST names no runner 
 def baggage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the guest gets: this tree as it is built, and pytest."""
     place = tmp_path_factory.mktemp("guest")
-    unwanted = shutil.ignore_patterns("__pycache__", "e2e")
+    unwanted = shutil.ignore_patterns("__pycache__")
     for name in ("src", "tests"):
         shutil.copytree(ROOT / name, place / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", place)
@@ -107,3 +107,10 @@ def test_it_resizes(suite: str, baggage: Path) -> None:
 def test_packets(suite: str, baggage: Path) -> None:
     files = " ".join(f"tests/{name}.py" for name in TESTS)
     assert " passed" in _ask(suite, baggage, f"python3 -m pytest -p no:cacheprovider {files}\n")
+
+
+@pytest.mark.parametrize("suite", KERNELS)
+def test_real_associations(suite: str, baggage: Path) -> None:
+    """These kernels have SCTP, where many machines that tests run on have none."""
+    said = _ask(suite, baggage, "modprobe sctp && python3 -m pytest -rs -p no:cacheprovider tests/e2e/test_sctp.py\n")
+    assert " passed" in said and "no SCTP" not in said

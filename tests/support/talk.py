@@ -101,7 +101,7 @@ class Talk:
         if self.protocol == UDP:
             return udp(sport, dport, payload)
         if self.protocol == SCTP:  # flags: the name of the first chunk; payload: whole chunks behind it
-            return sctp(sport, dport, str(flags), payload)
+            return sctp(sport, dport, flags, payload)  # type: ignore[arg-type]
         return tcp(sport, dport, flags, payload=payload, options=options)
 
     def question(self, flags: int | str = "S", payload: bytes = b"", tcp_options: bytes = b"", **of_ip: Any) -> bytes:

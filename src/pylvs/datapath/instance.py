@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, netlink, programs, syscall
-from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray
+from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
 from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
 
 SHARED = {
@@ -35,6 +35,11 @@ MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
 _FRAME = bytes(64)
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
+
+
+def sysctl_defaults() -> dict[str, sysctl.Value]:
+    """What a new director's sysctls are on this machine: members of the shared structure."""
+    return sysctl.defaults(possible_cpus(), os.sysconf("SC_PHYS_PAGES"))
 
 
 def default_conn_bits() -> int:
@@ -203,11 +208,11 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start, catch_up, flush or purge."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up, decide, flush or purge."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
-        """Run `start`, `catch_up` or `purge` once; 0 if it succeeded."""
+        """Run `start`, `catch_up`, `decide` or `purge` once; 0 if it succeeded."""
         fd = self.program(name)
         try:
             return syscall.run(fd, _FRAME)[0]
@@ -447,7 +452,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         config.write(0, settings)
         config.close()
         sysctls = SharedArray(maps["sysctls"], layout.SYSCTLS)
-        sysctls.write(0, layout.SYSCTLS.pack(**sysctl.DEFAULTS))
+        sysctls.write(0, layout.SYSCTLS.pack(**sysctl_defaults()))
         sysctls.close()
         forwarding.open_up(closed)
         _learn_addresses(Hash(maps["own_addresses"]))
@@ -468,12 +473,12 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
 
 
 def _pool_slots(services: int, dests: int) -> int:
-    """Room for every service with a table of 256 entries and for every real server twice (a change writes a new pool
-    beside the old one), for a table of mh for one service in 16, but 256 at least, and a quarter more: they do not fit
-    without gaps."""
+    """Room for every service with a table of 256 entries, for every real server three times (a change writes a new pool
+    beside the old one, and the one before may have left a gap that is too small), for a table of mh for one service in
+    16, but 256 at least, and a quarter more: they do not fit without gaps."""
     table, maglev = 256 // _layout.POOL_TABLE_SLOT, 4096 // _layout.POOL_TABLE_SLOT
     tables = max(services // 16, min(services, 256))
-    return 1024 + (services * (3 + table) + 2 * dests + tables * maglev) * 5 // 4
+    return 1024 + (services * (4 + table) + 3 * dests + tables * maglev) * 5 // 4
 
 
 def _left_to_undo(new: str) -> int:

@@ -134,9 +134,8 @@ class Pools:
                 self._mark(pool, 1)
 
     def _size(self, pool: int) -> int:
-        options = POOL_OPTIONS.unpack(self._slots.memory, pool + 1)
-        table, name = options[4:6]
-        return _FIRST + self._slots.get(pool, "count") + -(-2 * table // SLOT) + -(-name // SLOT)
+        table, name = POOL_OPTIONS.unpack(self._slots.memory, pool + 1)[4:6]
+        return _room(_FIRST + self._slots.get(pool, "count") + -(-2 * table // SLOT) + -(-name // SLOT))
 
     def _mark(self, pool: int, used: int) -> None:
         size = self._size(pool)
@@ -172,10 +171,9 @@ class Pools:
 
     def weigh(self, pool: int, place: int, weight: int) -> None:
         """Give a real server another weight, in one store."""
-        at = (pool + _FIRST + place) * _WORDS
-        self._slots.words[at + _WEIGHT] = weight
+        self._slots.put(pool + _FIRST + place, "weight", weight, POOL_SERVER)
         if weight:
-            self._slots.words[at + _LAST] = weight
+            self._slots.put(pool + _FIRST + place, "last_weight", weight, POOL_SERVER)
 
     def write(self, number: int, content: Pool) -> int:
         """Write a pool for a service, where no packet finds it yet. Returns its slot.
@@ -212,6 +210,7 @@ class Pools:
         return version & 0xFFFFFFFF
 
     def _find(self, size: int, servers: int, entries: int) -> int:
+        size = _room(size)
         config, free = self._instance.config, bytes(size)
         pool = self.used.find(free, config.get(0, "pool_next"))
         if pool < 0:
@@ -234,6 +233,13 @@ class Pools:
             self._mark(pool, 1)
         if old:
             self._mark(old, 0)
+
+
+def _room(size: int) -> int:
+    """What is taken for a pool of so many slots: an eighth more at most, so that a pool that grows by a real server
+    fits where it was before the last change."""
+    step = 1 << max(size.bit_length() - 4, 0)
+    return -(-size // step) * step
 
 
 def _tag(version: int) -> int:

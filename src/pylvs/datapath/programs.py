@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
+from pylvs.datapath.memory import free_pages_at
 from pylvs.errors import DatapathError
 from pylvs.helpers import sip
 from pylvs.protocols import sctp, tcp, timeouts
@@ -57,6 +58,9 @@ def load(
         "sctp_active": sctp.active_bytes(),
         "sctp_half_open": sctp.half_open_bytes(),
         "sctp_shift": sctp.shift_bytes(),
+        "tcp_thinned": tcp.thinned_bytes(),
+        "sctp_thinned": sctp.thinned_bytes(),
+        "free_pages_at": free_pages_at().to_bytes(8, "little"),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
     if kind == RESIZING:

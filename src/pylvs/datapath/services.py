@@ -212,7 +212,7 @@ class ServiceTable:
         """The pool of a service whose scheduler was just bound."""
         scheduler, row = schedulers.find(service.scheduler), Row(servers, self._instance.dests, service.family)
         options = pack_options(service)
-        bound = self._instance.config.get(0, "generation") & 0xFFFFFFFF
+        bound = (self._instance.config.get(0, "generation") + 1) & 0xFFFFFFFF  # 0 is that of a cache that never was
         name = service.scheduler if ":" in service.scheduler else ""
         pool = Pool(scheduler.number, scheduler.start(row), bound, options, servers, name=name)
         return pool._replace(table=pools.pack_table(scheduler.table(row, pool.flags)))

@@ -1,8 +1,6 @@
 """Schedulers that are written wholly in Python: a lookup table, computed when something changes.
 
-    class Halves(TableScheduler):
-        """The first half of all clients to the newest real server, the other half to the oldest."""
-
+    class Halves(TableScheduler):  # half of all clients to the newest real server, the others to the oldest
         def table(self, servers, flags):
             return [0, len(servers) - 1]
 

@@ -29,12 +29,20 @@ MAP(lblc_cache, BPF_MAP_TYPE_HASH, struct cache_key, struct cached, CACHE_ROOM, 
 MAP(lblcr_cache, BPF_MAP_TYPE_HASH, struct cache_key, struct cached_set, CACHE_ROOM, BPF_F_NO_PREALLOC);
 SHARED_ARRAY(caches, struct cache);
 
-static __always_inline void cached_count(__u64 dest, __s32 by)
+static __always_inline void cached_name(__u64 dest)
 {
 	struct dest_load *load = at(&dest_loads, (__u32)dest - 1);
 
-	if (load && dest && dest != CACHED_GONE)
-		__sync_fetch_and_add(&load->cached, by);
+	if (load)
+		__sync_fetch_and_add(&load->cached, 1);
+}
+
+static __always_inline void cached_drop(__u64 dest, __u64 now)
+{
+	struct dest_load *load = at(&dest_loads, (__u32)dest - 1);
+
+	if (load && dest && dest != CACHED_GONE && __sync_fetch_and_add(&load->cached, -1) == 1)
+		load->idle = now;	/* in the trash it waits from here on */
 }
 
 /* ---- newcomers ------------------------------------------------------------------------------------------------- */
@@ -77,22 +85,22 @@ static __always_inline void cached_add(const struct cache_key *key, __u64 dest, 
 
 	if (!cache_grow(key, now))
 		return;
-	cached_count(dest, 1);
+	cached_name(dest);
 	if (bpf_map_update_elem(&lblc_cache, key, &fresh, BPF_NOEXIST)) {
-		cached_count(dest, -1);
+		cached_drop(dest, now);
 		cache_shrink(key);
 	}
 }
 
-static __always_inline void cached_replace(struct cached *e, __u64 had, __u64 dest)
+static __always_inline void cached_replace(struct cached *e, __u64 had, __u64 dest, __u64 now)
 {
 	if (had == dest)
 		return;
-	cached_count(dest, 1);
+	cached_name(dest);
 	if (__sync_val_compare_and_swap(&e->dest, had, dest) == had)
-		cached_count(had, -1);
+		cached_drop(had, now);
 	else
-		cached_count(dest, -1);
+		cached_drop(dest, now);
 }
 
 MAP(fresh_sets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct cached_set, 1, 0);
@@ -105,24 +113,24 @@ static __always_inline void set_add(const struct cache_key *key, __u64 dest, __u
 		return;
 	fresh->used = fresh->changed = now;
 	fresh->member[0] = 1ull << 32 | dest;
-	cached_count(dest, 1);
+	cached_name(dest);
 	if (bpf_map_update_elem(&lblcr_cache, key, fresh, BPF_NOEXIST)) {
-		cached_count(dest, -1);
+		cached_drop(dest, now);
 		cache_shrink(key);
 	}
 }
 
-static __always_inline int set_swap(struct cached_set *e, __u32 place, __u64 old, __u64 new)
+static __always_inline int set_swap(struct cached_set *e, __u32 place, __u64 old, __u64 new, __u64 now)
 {
 	if (__sync_val_compare_and_swap(&e->member[place % CACHE_SET], old, new) != old)
 		return 0;
-	cached_count((__u32)old, -1);
+	cached_drop((__u32)old, now);
 	return 1;
 }
 
-static __always_inline void set_remove(struct cached_set *e, __u32 place, __u64 member)
+static __always_inline void set_remove(struct cached_set *e, __u32 place, __u64 member, __u64 now)
 {
-	set_swap(e, place, member, 0);
+	set_swap(e, place, member, 0, now);
 }
 
 struct join_walk {
@@ -159,11 +167,11 @@ static __always_inline void set_join(struct cached_set *e, __u32 dest, __u64 now
 	bpf_loop(CACHE_SET, join_step, &w, 0);
 	if (w.there)
 		return;
-	cached_count(dest, 1);
-	if (set_swap(e, w.place, w.member, (__u64)(w.newest + 1) << 32 | dest))
+	cached_name(dest);
+	if (set_swap(e, w.place, w.member, (__u64)(w.newest + 1) << 32 | dest, now))
 		e->changed = now;
 	else
-		cached_count(dest, -1);
+		cached_drop(dest, now);
 }
 
 /* ---- the end of entries ------------------------------------------------------------------------------------------ */
@@ -231,7 +239,7 @@ static long lblc_expire(void *map, struct cache_key *key, struct cached *e, stru
 	dest = __sync_lock_test_and_set(&e->dest, CACHED_GONE);
 	if (dest == CACHED_GONE)
 		return 0;	/* somebody else is at it */
-	cached_count(dest, -1);
+	cached_drop(dest, w->now);
 	bpf_map_delete_elem(&lblc_cache, &name);
 	cache_shrink(&name);
 	return 0;
@@ -246,7 +254,7 @@ static long set_empty(__u64 i, struct cache_walk *w)
 		return 1;
 	}
 	if (member != CACHED_GONE)
-		cached_count((__u32)member, -1);
+		cached_drop((__u32)member, w->now);
 	return 0;
 }
 

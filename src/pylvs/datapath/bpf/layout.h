@@ -270,7 +270,7 @@ struct pool_head {
 	__u32 step;		/* wrr: greatest common divisor of the weights; SCHED_TABLE: enum table_key */
 	__u32 top;		/* wrr: highest current weight */
 	__u32 version;		/* odd while Python writes here */
-	__u32 bound;		/* low half of config.generation when the scheduler was bound: lblc's caches are of one such */
+	__u32 bound;		/* low half of config.generation after the scheduler was bound: lblc's caches are of one such */
 };
 
 /* The kernel's service flags (facts section 0). */
@@ -452,6 +452,7 @@ enum reason {
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
 	DROPPED_TABLE_FULL,
+	DROPPED_CONN_MAX,
 	DROPPED_CONTENDED,
 	DROPPED_BY_DEFENCE,
 	DROPPED_NOT_SIP,
@@ -500,6 +501,7 @@ struct config {
 	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
+	__u64 free_pages;	/* 1 + pages of memory that count as free, whatever the kernel says: for tests; 0: what it says */
 };
 
 /* One: /proc/sys/net/ipv4/vs, under the kernel's names (facts 9.4; pylvs.sysctl has defaults and ranges). Written by
@@ -540,6 +542,8 @@ struct sysctls {
 	__s64 conn_lfactor;
 	__s64 svc_lfactor;
 	__s64 conn_max;
+	__s64 est_cpulist;	/* how many CPUs est_cpus names; 0: nothing is estimated */
+	__u64 est_cpus[16];
 };
 
 /* One, written by the packet path alone. */
@@ -553,14 +557,17 @@ struct runtime {
 	__u64 icmp_tokens;	/* the director's ICMP allowance (icmp.h) */
 	__u64 icmp_stamp;
 	__u64 timer_error;	/* what starting the timer answered, negated; 0: it runs */
-	__u64 defended;		/* when the defences were last decided on (defence.h) */
-	__s64 available;	/* pages of memory that were left then, as amemthresh counts them */
+	__u64 defended;		/* when the defences were last decided on (alarm.h) */
+	__s64 memory;		/* pages of it that were free then; -1: not known */
+	__s64 available;	/* the same as amemthresh counts them: the table's free slots matter, too */
 	__u32 secure;		/* TCP's secure table is in force */
 	__u32 drop_entry;	/* idle entries are being dropped */
 	__s32 drop_rate;	/* every so manieth connection is dropped; 0: none */
 	__s32 drop_counter;
 	__u32 todrop[9];	/* candidates seen, by their packet count (facts 9.4) */
 	__u32 cache_round;	/* the minute in which caches were last looked through */
+	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
+	__u64 entries_dropped;	/* by drop_entry */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's

@@ -14,6 +14,9 @@
 #define SCTP_LEN 12		/* the common header */
 #define HEADROOM_MAX (ETH_LEN + 60 + TCP_MIN)	/* the longest headers that are looked at in one piece */
 #define EXTENSIONS_MAX 8
+/* gso_size of merged SCTP packets. Their first piece is the headers, and the others are packets' chunks: it must stay so,
+ * nothing may be pulled together. */
+#define GSO_BY_FRAGS 0xffff
 #define L4_MAX 1024		/* no transport header is looked for beyond */
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
@@ -238,7 +241,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		return UP_OTHER_HOST;
 	if (skb->vlan_present)	/* it comes again, untagged, on the VLAN's own interface */
 		return UP_VLAN;
-	if (data + ETH_LEN + IPV6_LEN > end) {
+	if (data + ETH_LEN + IPV6_LEN > end && skb->gso_size != GSO_BY_FRAGS) {
 		/* a short packet, or one whose headers are not in the first piece */
 		if (bpf_skb_pull_data(skb, skb->len < HEADROOM_MAX ? skb->len : HEADROOM_MAX))
 			return UP_MALFORMED;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
- * does bit by bit, for commands and tests that want to see the present. `flush` ends connections by name, `purge` those
- * whose real server is gone.
+ * does bit by bit, for commands and tests that want to see the present. `decide` looks at once which defences are on.
+ * `flush` ends connections by name, `purge` those whose real server is gone.
  */
 #include "prelude.h"
 #include "table.h"
@@ -10,6 +10,8 @@
 #include "cache.h"
 #include "sweep.h"
 #include "estimate.h"
+#include "alarm.h"
+#include "thin.h"
 #include "flush.h"
 #ifdef RESIZING
 #include "move.h"
@@ -27,6 +29,8 @@ static int tick(void *map, __u32 *key, struct ticker *t)
 		sweep_slice(rt, now, slice_size());
 		estimate_due(cfg, rt, now);
 		cache_due(rt, now);
+		defend_if_due(rt, now);
+		thin_out(rt, now, thin_groups() / TICKS_PER_ROUND + 1);
 	}
 	bpf_timer_start(&t->timer, TICK, 0);
 	return 0;
@@ -65,7 +69,16 @@ int catch_up(struct __sk_buff *skb)
 	bpf_loop(ALL_GROUPS, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
 	cache_due(rt, w.now);
+	defend_if_due(rt, w.now);
+	thin_out(rt, w.now, rt->drop_left);
 	return 0;
+}
+
+/* For a command that has changed a mode. */
+SEC("tc")
+int decide(struct __sk_buff *skb)
+{
+	return defend();
 }
 
 /* How many of the named connections (flush.h) it has ended. */

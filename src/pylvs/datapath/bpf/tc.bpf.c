@@ -282,13 +282,16 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;
+	if (reason == RECEIVED && defence_full())
+		reason = DROPPED_CONN_MAX;
+	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->kind = SLOT_CONN;
 		birth->timeout = 3000;	/* until the protocol sets its own */
 		reason = conn_claim(&p->tuple, found, now);
-		if (birth->control && !birth->made)
-			control_leave(birth->control);
 	}
+	if (birth->control && !birth->made && !(reason == RECEIVED && birth->once))
+		control_leave(birth->control);
 	if (reason != RECEIVED) {
 		if (reason >= DROPPED_TRUNCATED && !out->error)
 			out->verdict = TC_ACT_SHOT;

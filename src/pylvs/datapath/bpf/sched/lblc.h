@@ -78,7 +78,7 @@ static __always_inline __u32 lblc_choose(const struct pool *o, const struct cach
 	if (!s || !pool_same(o))
 		return NOBODY;
 	if (e)
-		cached_replace(e, had, 1 + s->dest);
+		cached_replace(e, had, 1 + s->dest, now_ns(cfg));
 	else
 		cached_add(key, 1 + s->dest, now_ns(cfg));
 	return place;

@@ -86,7 +86,7 @@ static __always_inline __u32 lblcr_choose(const struct pool *o, const struct cac
 		e->used = now;
 		bpf_loop(CACHE_SET, set_step, &w, 0);
 		if (view->size > 1 && view->worst && (__s64)(now - e->changed) > sys->lblcr_expiration * (__s64)SECOND) {
-			set_remove(e, view->worst_place, view->worst);
+			set_remove(e, view->worst_place, view->worst, now);
 			e->changed = now;
 		}
 		place = view->best ? pool_find(o, view->best - 1) : NOBODY;

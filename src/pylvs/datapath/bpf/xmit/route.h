@@ -45,12 +45,13 @@ enum routed {
 /* What must fit the path: the packet, or each segment that it will be cut into. */
 static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct packet *p)
 {
+	__u32 head = p->l4 - ETH_LEN + SCTP_LEN;
 	__u8 offset = 0;
 
 	if (!skb->gso_size)
 		return p->length;
 	if (p->kind == KIND_SCTP)	/* its segments differ in length, and only their mean is known */
-		return p->l4 - ETH_LEN + SCTP_LEN + (skb->gso_segs ? p->length / skb->gso_segs : 0);
+		return head + (skb->gso_segs ? (p->length - head) / skb->gso_segs : 0);
 	if (p->tuple.protocol != IPPROTO_TCP)
 		return p->l4 - ETH_LEN + UDP_LEN + skb->gso_size;
 	bpf_skb_load_bytes(skb, p->l4 + 12, &offset, 1);
