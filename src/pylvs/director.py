@@ -20,20 +20,20 @@ from pylvs.datapath import connections, netlink, resize, sysctls
 from pylvs.datapath import instance as datapath
 from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.instance import Instance
+from pylvs.datapath.markrules import MarkTable
 from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
     DestinationExists,
     InvalidValue,
     NoSuchDestination,
-    NoSuchScheduler,
     NoSuchService,
     NotSupported,
     ServiceExists,
 )
+from pylvs.marking import Marking
 from pylvs.model import (
     MASQ,
-    SCTP,
     TUNNEL,
     Connection,
     Destination,
@@ -44,6 +44,7 @@ from pylvs.model import (
     VirtualService,
 )
 from pylvs.protocols import tcp, udp
+from pylvs.protocols.timeouts import DEFAULTS_MS, PLACES, Place, checked, place
 from pylvs.selections import Selection
 
 TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
@@ -51,7 +52,7 @@ TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on i
 _SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
-class Director:
+class Director(Marking):
     """The director of the network namespace that this process is in.
 
     Looking does not start one: before the first change there is nothing to see. The first change loads the packet
@@ -105,6 +106,8 @@ class Director:
                 # interfaces and addresses may have come since the last command; a restore need not ask for every line
                 self._instance.attach_newcomers()
                 self._instance.learn_addresses()
+                self._instance.learn_ports()
+                MarkTable(self._instance).look_around()
                 self._looked_around = True
             yield table
 
@@ -200,6 +203,11 @@ class Director:
         seconds = [milliseconds // 1000 for milliseconds in self._instance.timeouts()]
         return Timeouts(*(seconds[place] for place in _SETTABLE))
 
+    def state_timeouts(self) -> dict[Place, int]:
+        """Every state's timeout in seconds, by protocol ("tcp", "udp", "sctp") and state ("ESTABLISHED")."""
+        present = DEFAULTS_MS if self._instance is None else self._instance.timeouts()
+        return dict(zip(PLACES, (milliseconds // 1000 for milliseconds in present), strict=True))
+
     # ---- services ---------------------------------------------------------------------------------------------------
 
     def add_service(self, service: VirtualService) -> None:
@@ -213,7 +221,7 @@ class Director:
         table = self._services
         if table is not None and table.find(service) is not None:
             raise ServiceExists(f"{service} is defined already")
-        _check_service(service)
+        schedulers.find(service.scheduler)
         with self._changing() as table:
             if table.find(service) is not None:
                 raise ServiceExists(f"{service} is defined already")
@@ -229,7 +237,7 @@ class Director:
             raise NoSuchService(f"{service} is not defined")
         with self._changing() as table:
             number = table.number(service)
-            _check_service(service)
+            schedulers.find(service.scheduler)
             table.edit(number, service)
 
     def delete_service(self, key: VirtualService) -> None:
@@ -242,6 +250,7 @@ class Director:
             raise NoSuchService(f"{key} is not defined")
         with self._changing() as table:
             table.delete(table.number(key))
+            self._end_left_behind()
 
     def flush(self) -> None:
         """Remove every service. Timeouts, totals and connections stay."""
@@ -249,6 +258,7 @@ class Director:
             return
         with self._changing() as table:
             table.flush()
+            self._end_left_behind()
 
     # ---- real servers -----------------------------------------------------------------------------------------------
 
@@ -299,6 +309,13 @@ class Director:
             if dest is None:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Where expire_nodest_conn says so, connections end with their real server (facts 1.11)."""
+        assert self._instance is not None
+        if self._instance.sysctls.get(0, "expire_nodest_conn"):
+            self._instance.run("purge")
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -335,6 +352,31 @@ class Director:
                 present[place] = seconds * 1000 or present[place]
             self._instance.set_timeouts(present)
 
+    def set_state_timeout(self, protocol: str, state: str, seconds: int) -> None:
+        """Set one state's timeout, such as ("sctp", "INIT", 30); connections follow at their next packet.
+
+        Raises:
+            InvalidValue: there is no such state, or the timeout is not 1 to 2250000 seconds.
+        """
+        self.set_state_timeouts({(protocol, state): seconds})
+
+    def set_state_timeouts(self, changes: Mapping[Place, int]) -> None:
+        """Set several states' timeouts in one step, so that packets see all or none of it. Beyond what kernel IPVS
+        has: there `set_timeouts` is all.
+
+        Args:
+            changes: seconds by protocol and state, as `state_timeouts` gives them.
+
+        Raises:
+            InvalidValue: one of them makes no sense; then none is changed.
+        """
+        wanted = {place(*where): checked(place(*where), seconds) for where, seconds in changes.items()}
+        with self._changing():
+            assert self._instance is not None
+            present = self._instance.timeouts()
+            for where, seconds in wanted.items():
+                present[PLACES.index(where)] = seconds * 1000
+            self._instance.set_timeouts(present)
     # ---- sysctls ----------------------------------------------------------------------------------------------------
 
     def sysctl(self, name: str) -> str:
@@ -386,30 +428,11 @@ class Director:
         return texts
 
 
-def _check_service(service: VirtualService) -> None:
-    """What the kernel would take but we cannot do (yet) is refused, never half done."""
-    if service.scheduler not in schedulers.NAMES:
-        names = ", ".join(schedulers.NAMES)
-        if service.scheduler in schedulers.LVS_NAMES:
-            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {names}")
-        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {names}")
-    for wanted, what in (
-        (service.fwmark, "services by firewall mark are"),
-        (service.persistent or service.persistence_engine, "persistence is"),
-        (service.protocol == SCTP, "SCTP is"),
-        (service.one_packet, "one-packet scheduling is"),
-    ):
-        if wanted:
-            raise NotSupported(f"{what} not supported yet")
-
-
 def _check_server(key: VirtualService, server: RealServer) -> None:
     if server.method == TUNNEL:
         raise NotSupported("tunnelling is not supported yet; use -m (masquerading) or -g (direct routing)")
     if server.family != key.family:
         raise InvalidValue(f"{server} and {key} are of different address families; only a tunnel can join them")
-    if server.upper or server.lower:
-        raise NotSupported("connection thresholds are not supported yet")
 
 
 def _is_local(server: RealServer) -> bool:

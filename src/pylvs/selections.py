@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from pylvs.errors import InvalidValue
 from pylvs.model import PROTOCOLS, endpoint, family_of
-from pylvs.protocols import tcp, udp
+from pylvs.protocols import sctp, tcp, udp
 
-STATES = (*tcp.STATES, *udp.STATES)
+STATES = (*tcp.STATES, *udp.STATES, *(name for name in sctp.STATES if name not in tcp.STATES))
 
 
 class Selection(NamedTuple):

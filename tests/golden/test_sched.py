@@ -1,7 +1,7 @@
 """Whole conversations with many clients: whom the real director chose, and what its table was in the end.
 
-A TCP connection is SYN, SYN+ACK, ACK and stays open; `close` is orderly, the client first. A real server without a
-port of its own is asked on the service's.
+A TCP connection is SYN, SYN+ACK, ACK and stays open; `close` is orderly, the client first. An SCTP association's
+handshake is the same in four packets. A real server without a port of its own is asked on the service's.
 """
 
 import re
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from support.harness import Harness, Result
-from support.packets import tcp_packet, udp_packet
-from support.recordings import Case, playable
+from support.packets import sctp_packet, tcp_packet, udp_packet
+from support.recordings import Case, mark_of, playable
 
 
 class Conversation:
@@ -19,27 +19,34 @@ class Conversation:
 
     def __init__(self, lvs: Harness, case: Case):
         self.lvs, self.case = lvs, case
-        self.udp = case["proto"] == "udp"
+        self.udp, self.sctp = case["proto"] == "udp", case["proto"] == "sctp"
         words = case["service"].split()
-        self.key = " ".join(words[:2])
-        self.chosen: list[str | None] = []
+        self.key = " ".join(words[: 3 if words[2] == "-6" else 2])
+        self.chosen: list[str | list[Any] | None] = []
         self.open: list[tuple[str, int, str, int] | None] = []
+        self.asked: dict[tuple[str, int], tuple[str, int]] = {}
 
     def server(self, address: str) -> str:
-        port = self.case.get("rport") or self.case["port"]
+        port = 0 if "-f" in self.key else self.case.get("rport") or self.case["port"]
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def client_says(self, src: str, sport: int, flags: str) -> Result:
-        to = self.case["vip"], self.case["port"]
-        packet = udp_packet(src, sport, *to) if self.udp else tcp_packet(src, sport, *to, flags)
-        return self.lvs.from_client(packet)
+        to = self.asked.get((src, sport)) or (self.case["vip"], self.case["port"])
+        mark = mark_of(self.case, to[0])
+        if self.udp:
+            return self.lvs.from_client(udp_packet(src, sport, *to), mark=mark)
+        make = sctp_packet if self.sctp else tcp_packet
+        return self.lvs.from_client(make(src, sport, *to, flags), mark=mark)
 
     def server_says(self, connection: tuple[str, int, str, int], flags: str) -> None:
         src, sport, address, port = connection
-        assert self.lvs.from_server(tcp_packet(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
+        make = sctp_packet if self.sctp else tcp_packet
+        assert self.lvs.from_server(make(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
 
-    def connect(self, src: str, sport: int) -> None:
-        result = self.client_says(src, sport, "S")
+    def connect(self, src: str, sport: int, *to: Any) -> None:
+        if to:  # one of the addresses and ports that a service by mark has
+            self.asked[src, sport] = (to[0], to[1])
+        result = self.client_says(src, sport, "INIT" if self.sctp else "S")
         if not result.forwarded:
             assert result.reason == "dropped_no_destination"
             self.chosen.append(None)
@@ -47,10 +54,14 @@ class Conversation:
             return
         address, port = result.packet.destination
         connection = src, sport, address, port
-        if not self.udp:
+        if self.sctp:
+            self.server_says(connection, "INIT_ACK")
+            assert self.client_says(src, sport, "COOKIE_ECHO").packet.destination == (address, port)
+            self.server_says(connection, "COOKIE_ACK")
+        elif not self.udp:
             self.server_says(connection, "SA")
             assert self.client_says(src, sport, "A").packet.destination == (address, port)
-        self.chosen.append(address)
+        self.chosen.append([address, port] if "ports" in self.case else address)
         self.open.append(connection)
 
     def close(self, number: int) -> None:
@@ -79,6 +90,8 @@ class Conversation:
             self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
         elif op == "add":
             self.lvs.ipvsadm(f"-a {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
+        elif op == "edit":
+            self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m {rest[1]}")
         elif op == "del":
             self.lvs.ipvsadm(f"-d {self.key} -r {self.server(rest[0])}")
         elif op == "cmd":
@@ -97,7 +110,9 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
     conversation = Conversation(lvs, case)
     lvs.restore(
         f"-A {case['service']}\n"
-        + "".join(f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]}\n" for d in case["dests"])
+        + "".join(
+            f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]} {' '.join(d[2:])}\n" for d in case["dests"]
+        )
     )
     for op in case["ops"]:
         conversation.play(*op)
@@ -107,4 +122,4 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    assert len(playable("sched")) == 48
+    assert len(playable("sched")) == 207

@@ -6,7 +6,7 @@ An event is who sends (c: client, s: real server) and what; each sequence has a 
 import pytest
 
 from support.harness import Harness
-from support.packets import TCP, UDP, ip, tcp, udp
+from support.packets import SCTP, TCP, UDP, ip, sctp, tcp, udp
 from support.recordings import Case, playable
 
 BASE = 1025
@@ -22,6 +22,8 @@ def _packet(case: Case, port: int, event: str) -> bytes:
     )
     if case["proto"] == "udp":
         return ip(src, dst, UDP, udp(sport, dport, b"x"))
+    if case["proto"] == "sctp":
+        return ip(src, dst, SCTP, sctp(sport, dport, what))
     return ip(src, dst, TCP, tcp(sport, dport, what))
 
 
@@ -56,4 +58,4 @@ def test_states_and_timeouts(lvs: Harness, case: Case) -> None:
 
 def test_what_is_played() -> None:
     """A recording that silently drops out would be a test that cannot fail."""
-    assert len(playable("states")) == 13
+    assert len(playable("states")) == 24

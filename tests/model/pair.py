@@ -16,15 +16,17 @@ from typing import Any
 
 from model.model import Connection, Key, Model, Outcome, Packet, Refused
 from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
-from pylvs.model import MASQ, METHOD_NAMES, ROUTE, Stats, Timeouts, VirtualService, real_server, virtual_service
+from pylvs.model import MASQ, METHOD_NAMES, ROUTE, RealServer, Stats, Timeouts, VirtualService, real_server, virtual_service
 from support import packets
 from support.harness import Harness, Result
-from support.packets import tcp_packet, udp_packet, wrong_sums
+from support.packets import chunk, sctp_packet, tcp_packet, udp_packet, wrong_sums
 
 LATE = 900_000_000  # ns
 FOREVER = 100_000  # s
-MAX_SERVICES, MAX_SERVERS = 6, 24
+MAX_SERVICES, MAX_SERVERS = 8, 32
 
+CHUNKS = {"DOWN_ACK": "SHUTDOWN_ACK", "COMPLETE": "SHUTDOWN_COMPLETE"}
+"""Of chunks that the model calls otherwise, the names."""
 METHODS = {"nat": MASQ, "route": ROUTE}
 _METHOD_OF = {METHOD_NAMES[number]: name for name, number in METHODS.items()}
 _REFUSALS = {
@@ -37,6 +39,7 @@ _VERDICTS = {
     "forwarded_nat_reply": "nat reply",
     "forwarded_route": "route",
     "dropped_destination_gone": "dropped",
+    "dropped_truncated": "dropped",
     "dropped_no_destination": "port unreachable",
     "dropped_ttl_exceeded": "time exceeded",
 }
@@ -118,7 +121,7 @@ class Pair:
         seconds = self.model.seconds
         self.lvs.director.flush()
         self.lvs.director.set_timeouts(Timeouts(seconds["ESTABLISHED"], seconds["FIN_WAIT"], seconds["UDP"]))
-        self.lvs.set(conn_reuse_mode=self.model.reuse_mode)
+        self.lvs.set(conn_reuse_mode=self.model.reuse_mode, **self.model.modes)
         for _ in range(2):  # the last connections end, then the real servers that had them
             self.lvs.advance(FOREVER)
         self.lvs.director.zero()
@@ -153,14 +156,15 @@ class Pair:
         self.compare()
 
     @staticmethod
-    def _service(key: Key, scheduler: str = "rr") -> VirtualService:
-        return virtual_service(key.address, key.port, protocol=key.protocol, scheduler=scheduler)
+    def _service(key: Key, scheduler: str = "rr", flags: frozenset[str] = frozenset()) -> VirtualService:
+        names = [f"{scheduler}-{flag}" for flag in flags if scheduler in ("sh", "mh")]
+        return virtual_service(key.address, key.port, protocol=key.protocol, scheduler=scheduler, scheduler_flags=names)
 
-    def _add_service(self, key: Key, scheduler: str) -> None:
-        self.lvs.director.add_service(self._service(key, scheduler))
+    def _add_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
+        self.lvs.director.add_service(self._service(key, scheduler, flags))
 
-    def _edit_service(self, key: Key, scheduler: str) -> None:
-        self.lvs.director.edit_service(self._service(key, scheduler))
+    def _edit_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
+        self.lvs.director.edit_service(self._service(key, scheduler, flags))
 
     def _delete_service(self, key: Key) -> None:
         self.lvs.director.delete_service(self._service(key))
@@ -168,12 +172,16 @@ class Pair:
     def _flush(self) -> None:
         self.lvs.director.flush()
 
-    def _add_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
-        new = real_server(address, port, method=METHODS[method], weight=weight)
+    def _add_server(self, key: Key, *server: Any) -> None:
+        new = self._server(*server)
         self.lvs.director.add_destination(self._service(key), new)
 
-    def _edit_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
-        new = real_server(address, port, method=METHODS[method], weight=weight)
+    @staticmethod
+    def _server(address: str, port: int, method: str, weight: int, upper: int = 0, lower: int = 0) -> RealServer:
+        return real_server(address, port, method=METHODS[method], weight=weight, upper=upper, lower=lower)
+
+    def _edit_server(self, key: Key, *server: Any) -> None:
+        new = self._server(*server)
         self.lvs.director.edit_destination(self._service(key), new)
 
     def _delete_server(self, key: Key, address: str, port: int) -> None:
@@ -187,6 +195,9 @@ class Pair:
 
     def _set_reuse_mode(self, mode: int) -> None:
         self.lvs.set(conn_reuse_mode=mode)
+
+    def _set_mode(self, name: str, on: int) -> None:
+        self.lvs.set(**{name: 3 * on if name == "secure_tcp" else on})  # 3: always
 
     def advance(self, seconds: int) -> None:
         """Let time go by for both; the director's sweep gets to see each moment at which something ends."""
@@ -212,6 +223,9 @@ class Pair:
         if protocol == "tcp":
             bits = sum(_BITS[flag] for flag in flags_of(flags))
             raw = tcp_packet(src, sport, dst, dport, bits, payload, ttl=ttl)
+        elif protocol == "sctp":
+            payload = chunk(CHUNKS.get(flags, flags), payload) if flags else b""
+            raw = sctp_packet(src, sport, dst, dport, payload, ttl=ttl)
         else:
             raw = udp_packet(src, sport, dst, dport, payload, ttl=ttl)
         packet = Packet(protocol, src, sport, dst, dport, flags_of(flags), len(raw), ttl)
@@ -302,6 +316,7 @@ class Pair:
             for place in service.servers:
                 load = f"{place.active} active {place.inactive} inactive"
                 lines.append(f"  -> {endpoint(place.address, place.port)} {place.method} weight {place.weight}, {load}")
+                lines.append(f"      {place.upper} to {place.lower}, {'overloaded' * place.overloaded}")
                 lines.append("      " + self._counted(place.counters))
         for conn in sorted(model.connections, key=lambda conn: (conn.protocol, conn.client, conn.virtual)):
             lines.append(
@@ -313,7 +328,9 @@ class Pair:
 
     def _director_lines(self) -> list[str]:
         director, lines = self.lvs.director, []
-        protocols: Callable[[int], str] = {packets.TCP: "tcp", packets.UDP: "udp"}.__getitem__
+        protocols: Callable[[int], str] = {
+            packets.TCP: "tcp", packets.UDP: "udp", packets.SCTP: "sctp",
+        }.__getitem__  # fmt: skip
         services = {
             (protocols(one.service.protocol), one.service.address, one.service.port): one for one in director.services()
         }
@@ -324,6 +341,9 @@ class Pair:
                 load = f"{place.active} active {place.inactive} inactive"
                 method = _METHOD_OF[METHOD_NAMES[place.server.method]]
                 lines.append(f"  -> {place.server} {method} weight {place.server.weight}, {load}")
+                number = self.lvs.number_of(one.service, place.server.address, place.server.port)
+                overload = self.lvs.instance.dest_loads.get(number, "overload")
+                lines.append(f"      {place.server.upper} to {place.server.lower}, {'overloaded' * overload}")
                 lines.append("      " + self._counted(place.stats))
         found = sorted(
             director.connections(), key=lambda c: (protocols(c.protocol), (c.caddr, c.cport), (c.vaddr, c.vport))

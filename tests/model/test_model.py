@@ -42,11 +42,18 @@ from model.pair import (
 from model.schedulers import SCHEDULERS
 from support.harness import Harness
 
+Place = tuple[str, str, int, tuple[int, int]]
 EXAMPLES, STEPS = 250, 40
 
-NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:99::1]:80", "udp [fd00:99::1]:53")
+NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:99::1]:80", "udp [fd00:99::1]:53",
+         "sctp 10.99.0.1:80", "sctp [fd00:99::1]:80")  # fmt: skip
 SERVERS = ("rs1:80", "rs2:80", "rs1:8080", "rs3:0")
 FLAGS = ("SYN", "ACK", "FIN+ACK", "RST", "SYN+ACK", "PSH+ACK", "FIN", "SYN+FIN", "SYN+RST", "RST+ACK", "URG", "")
+CHUNKS = {
+    "SYN": "INIT", "ACK": "COOKIE_ECHO", "FIN+ACK": "SHUTDOWN", "RST": "ABORT", "SYN+ACK": "INIT_ACK", "PSH+ACK": "DATA",
+    "FIN": "DOWN_ACK", "SYN+FIN": "COOKIE_ACK", "SYN+RST": "ERROR", "RST+ACK": "ABORT", "URG": "COMPLETE", "": "",
+}  # fmt: skip
+"""What is said instead of TCP's flags where the service is SCTP's: what comes nearest, or else what is left."""
 STORIES = (
     "client:SYN server:SYN+ACK client:ACK",
     "client:SYN server:SYN+ACK client:ACK client:FIN+ACK server:FIN+ACK client:ACK client:SYN",
@@ -56,7 +63,10 @@ STORIES = (
     "client:SYN client:ACK server:ACK client:FIN+ACK client:SYN",
     "client:SYN server:RST+ACK client:SYN",
     "client:SYN server:SYN+ACK client:ACK client:RST client:SYN",
+    "client:SYN server:SYN+ACK client:ACK server:SYN+FIN client:PSH+ACK",
+    "client:SYN server:SYN+ACK client:ACK server:SYN+FIN client:FIN+ACK server:FIN client:URG client:SYN",
 )
+MODES = ("sloppy_tcp", "sloppy_sctp", "secure_tcp")
 SECONDS = (1, 1, 1, 2, 2, 5, 10, 11, 29, 30, 59, 60, 61, 119, 120, 241, 299, 300, 901)
 
 service_names = st.sampled_from(NAMES)
@@ -69,7 +79,14 @@ sizes = st.sampled_from((0, 1, 200))
 schedulers = st.sampled_from(sorted(SCHEDULERS))
 methods = st.sampled_from(sorted(METHODS))
 weights = st.sampled_from((1, 1, 2, 2, 3, 4, 6, 100, 0))
-pools = st.lists(st.tuples(server_names, methods, weights), unique_by=lambda place: place[0], min_size=1, max_size=4)
+thresholds = st.sampled_from(((0, 0), (0, 0), (0, 0), (1, 0), (2, 0), (4, 0), (4, 2), (3, 3), (5, 1)))
+flag_sets = st.sampled_from([frozenset(), frozenset(("fallback",)), frozenset(("port",)), frozenset(("fallback", "port"))])
+pools = st.lists(st.tuples(server_names, methods, weights, thresholds), unique_by=lambda place: place[0], min_size=1, max_size=4)
+
+
+def said(protocol: str, flags: str) -> str:
+    """What a packet of this protocol says."""
+    return {"tcp": flags, "sctp": CHUNKS.get(flags, flags)}.get(protocol, "")
 
 
 def _name(service: Key) -> str:
@@ -151,12 +168,12 @@ class DirectorMachine(RuleBasedStateMachine):
 
     def _client_says(self, service: str, client: str, port: int, flags: str, ttl: int = 64, size: int = 0) -> None:
         to = key(service)
-        flags = flags if to.protocol == "tcp" else ""
+        flags = said(to.protocol, flags)
         self.pair.send(to.protocol, host(client, to.address), port, to.address, to.port, flags, ttl, size)
 
     def _server_says(self, conn: Connection, flags: str, ttl: int = 64, size: int = 0) -> None:
         """Behind NAT it speaks for itself; otherwise as the VIP, and the packet happens to pass the director."""
-        flags = flags if conn.protocol == "tcp" else ""
+        flags = said(conn.protocol, flags)
         self.pair.send(conn.protocol, *conn.replies_from, *conn.client, flags, ttl, size)
 
     @precondition(_has_services)
@@ -204,7 +221,7 @@ class DirectorMachine(RuleBasedStateMachine):
     def client_is_odd(self, service: str, client: str, port: int, flags: str, ttl: int, to_port: int) -> None:
         """It begins as nobody should, or asks a port that no service has, or comes from FTP's data port."""
         to = key(service)
-        flags = flags if to.protocol == "tcp" else ""
+        flags = said(to.protocol, flags)
         self.pair.send(to.protocol, host(client, to.address), port, to.address, to_port or to.port, flags, ttl)
 
     @rule(service=service_names, server_name=server_names, client=clients, port=ports, flags=flag_names)
@@ -212,14 +229,14 @@ class DirectorMachine(RuleBasedStateMachine):
         """To a client that may never have asked."""
         of = key(service)
         address, server_port = server(server_name, of.address)
-        flags = flags if of.protocol == "tcp" else ""
+        flags = said(of.protocol, flags)
         self.pair.send(of.protocol, address, server_port or of.port, host(client, of.address), port, flags)
 
     @precondition(_has_connections)
     @rule(connection=connections, flags=flag_names, ttl=ttls, size=sizes)
     def client_says(self, connection: str, flags: str, ttl: int, size: int) -> None:
         conn = self._conn(connection)
-        flags = flags if conn.protocol == "tcp" else ""
+        flags = said(conn.protocol, flags)
         self.pair.send(conn.protocol, *conn.client, *conn.virtual, flags, ttl, size)
 
     @precondition(_has_connections)
@@ -251,23 +268,23 @@ class DirectorMachine(RuleBasedStateMachine):
 
     # ---- commands ----
 
-    @initialize(service=service_names, scheduler=schedulers, pool=pools)
-    def begin(self, service: str, scheduler: str, pool: list[tuple[str, str, int]]) -> None:
-        self._service_with_pool(service, scheduler, pool)
+    @initialize(service=service_names, scheduler=schedulers, flags=flag_sets, pool=pools)
+    def begin(self, service: str, scheduler: str, flags: frozenset[str], pool: list[Place]) -> None:
+        self._service_with_pool(service, scheduler, flags, pool)
 
-    @rule(service=service_names, scheduler=schedulers, pool=pools)
-    def add_service(self, service: str, scheduler: str, pool: list[tuple[str, str, int]]) -> None:
-        self._service_with_pool(service, scheduler, pool)
+    @rule(service=service_names, scheduler=schedulers, flags=flag_sets, pool=pools)
+    def add_service(self, service: str, scheduler: str, flags: frozenset[str], pool: list[Place]) -> None:
+        self._service_with_pool(service, scheduler, flags, pool)
 
-    def _service_with_pool(self, service: str, scheduler: str, pool: list[tuple[str, str, int]]) -> None:
-        self.pair.command("add_service", key(service), scheduler)
+    def _service_with_pool(self, service: str, scheduler: str, flags: frozenset[str], pool: list[Place]) -> None:
+        self.pair.command("add_service", key(service), scheduler, flags)
         for place in pool:
             self._add_server(service, *place)
 
     @precondition(_has_services)
-    @rule(service=present, scheduler=schedulers)
-    def edit_service(self, service: str, scheduler: str) -> None:
-        self.pair.command("edit_service", key(service), scheduler)
+    @rule(service=present, scheduler=schedulers, flags=flag_sets)
+    def edit_service(self, service: str, scheduler: str, flags: frozenset[str]) -> None:
+        self.pair.command("edit_service", key(service), scheduler, flags)
 
     @precondition(_has_services)
     @rule(service=present)
@@ -275,29 +292,29 @@ class DirectorMachine(RuleBasedStateMachine):
         self.pair.command("delete_service", key(service))
 
     @precondition(_has_services)
-    @rule(service=present, server_name=server_names, method=methods, weight=weights)
-    def add_server(self, service: str, server_name: str, method: str, weight: int) -> None:
-        self._add_server(service, server_name, method, weight)
+    @rule(service=present, server_name=server_names, method=methods, weight=weights, limits=thresholds)
+    def add_server(self, service: str, server_name: str, method: str, weight: int, limits: tuple[int, int]) -> None:
+        self._add_server(service, server_name, method, weight, limits)
 
     @precondition(lambda self: self.pair.model.trash)
-    @rule(place=trashed, method=methods, weight=weights)
-    def add_server_again(self, place: tuple[str, str], method: str, weight: int) -> None:
-        self._add_server(*place, method, weight)
+    @rule(place=trashed, method=methods, weight=weights, limits=thresholds)
+    def add_server_again(self, place: tuple[str, str], method: str, weight: int, limits: tuple[int, int]) -> None:
+        self._add_server(*place, method, weight, limits)
 
-    def _add_server(self, service: str, server_name: str, method: str, weight: int) -> None:
+    def _add_server(self, service: str, server_name: str, method: str, weight: int, limits: tuple[int, int]) -> None:
         to = key(service)
         place = server(server_name, to.address)
         waiting = self.pair.model.trashed(to, *place)
         if waiting and self.pair.model.fate(waiting) == "open":
             return  # whether its counters come back depends on when the kernel last looked
-        self.pair.command("add_server", to, *place, method, weight)
+        self.pair.command("add_server", to, *place, method, weight, *limits)
 
     @precondition(_has_servers)
-    @rule(place=places, method=methods, weight=weights)
-    def edit_server(self, place: tuple[str, str], method: str, weight: int) -> None:
+    @rule(place=places, method=methods, weight=weights, limits=thresholds)
+    def edit_server(self, place: tuple[str, str], method: str, weight: int, limits: tuple[int, int]) -> None:
         service, name = place
         to = key(service)
-        self.pair.command("edit_server", to, *server(name, to.address), method, weight)
+        self.pair.command("edit_server", to, *server(name, to.address), method, weight, *limits)
 
     @precondition(_has_servers)
     @rule(place=places)
@@ -307,22 +324,23 @@ class DirectorMachine(RuleBasedStateMachine):
         self.pair.command("delete_server", to, *server(name, to.address))
 
     @precondition(_has_servers)
-    @rule(place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights)
-    def server_is_away(self, place: tuple[str, str], seconds: int, method: str, weight: int) -> None:
+    @rule(place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights, limits=thresholds)
+    def server_is_away(self, place: tuple[str, str], seconds: int, method: str, weight: int, limits: tuple[int, int]) -> None:
         self.delete_server(place)
         self.pair.advance(seconds)
-        self._add_server(*place, method, weight)
+        self._add_server(*place, method, weight, limits)
 
     @precondition(_has_services)
     @rule(
         command=st.tuples(st.just("zero"), st.none() | present)
         | st.tuples(st.just("set_timeouts"), *[st.sampled_from((0, 1, 30, 1000))] * 3)
         | st.tuples(st.just("set_reuse_mode"), st.sampled_from((1, 0, 2, 3)))
+        | st.tuples(st.just("set_mode"), st.sampled_from(MODES), st.sampled_from((0, 1, 1)))
         | st.just(("flush",))
     )
     def director(self, command: tuple[Any, ...]) -> None:
-        name, *words = command
-        self.pair.command(name, *[key(word) if isinstance(word, str) else word for word in words])
+        name, *rest = command
+        self.pair.command(name, *[key(word) if isinstance(word, str) and word not in MODES else word for word in rest])
 
     # ---- time ----
 
@@ -335,7 +353,7 @@ class DirectorMachine(RuleBasedStateMachine):
         if begins and sum(other.expires == conn.expires for other in self.pair.model.connections) > 1:
             return  # the others would still be counted when a real server is chosen
         self.pair.advance_unswept(conn.expires - self.pair.model.now)
-        flags = flags if conn.protocol == "tcp" else ""
+        flags = said(conn.protocol, flags)
         if who == "client":
             self.pair.send(conn.protocol, *conn.client, *conn.virtual, flags)
         else:

@@ -438,9 +438,10 @@ class Harness:
             assert after == frame, f"handed up under {reason}, but not as it came"
         return Result(verdict, after, reason, answers)
 
-    def pour(self, frames: Iterable[bytes], interface: str = CLIENT) -> None:
+    def pour(self, frames: Iterable[bytes], interface: str = CLIENT, mark: int = 0) -> None:
         """Let many frames arrive, and look at none of them: to fill a table."""
         context = bytearray(_CONTEXT)
+        struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, INDEX[interface], INDEX[interface])
         for one in frames:
             syscall.run(self._program, one, bytes(context), room=128)

@@ -17,7 +17,12 @@ FLAGS = {
 }  # fmt: skip
 
 HOP_BY_HOP, ROUTING, FRAGMENT, NO_NEXT, DESTINATION = 0, 43, 44, 59, 60
-ICMP, TCP, UDP, ICMP6, SCTP = 1, 6, 17, 58, 132
+ICMP, TCP, UDP, ESP, AH, ICMP6, SCTP = 1, 6, 17, 50, 51, 58, 132
+CHUNKS = {
+    "DATA": 0, "INIT": 1, "INIT_ACK": 2, "SACK": 3, "HEARTBEAT": 4, "HEARTBEAT_ACK": 5, "ABORT": 6, "SHUTDOWN": 7,
+    "SHUTDOWN_ACK": 8, "ERROR": 9, "COOKIE_ECHO": 10, "COOKIE_ACK": 11, "ECNE": 12, "CWR": 13, "SHUTDOWN_COMPLETE": 14,
+}  # fmt: skip
+"""The types of SCTP's chunks."""
 ETH_IPV4, ETH_IPV6, ETH_ARP = 0x0800, 0x86DD, 0x0806
 
 Address = bytes
@@ -83,6 +88,30 @@ def tcp(
 def udp(sport: int, dport: int, payload: bytes = b"x") -> bytes:
     """A UDP datagram without its checksum."""
     return struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+
+
+def crc32c(data: bytes) -> int:
+    """Bit by bit, as the textbook has it."""
+    register = 0xFFFFFFFF
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    return register ^ 0xFFFFFFFF
+
+
+def chunk(kind: int | str, body: bytes = b"", *, flags: int = 0, length: int | None = None) -> bytes:
+    """An SCTP chunk, padded; `length`: what it claims instead of the truth."""
+    number = CHUNKS[kind] if isinstance(kind, str) else kind
+    body += bytes(-len(body) % 4)
+    return struct.pack("!BBH", number, flags, 4 + len(body) if length is None else length) + body
+
+
+def sctp(sport: int, dport: int, *chunks: bytes | str, tag: int = 7) -> bytes:
+    """An SCTP packet with its checksum; chunks are bytes, or the names of empty ones."""
+    body = b"".join(chunk(one) if isinstance(one, str) else one for one in chunks)
+    head = struct.pack("!HHI", sport, dport, tag)
+    return head + struct.pack("<I", crc32c(head + bytes(4) + body)) + body
 
 
 def with_checksum(protocol: int, src: Address, dst: Address, segment: bytes) -> bytes:
@@ -154,6 +183,11 @@ def udp_packet(src: str, sport: int, dst: str, dport: int, payload: bytes = b"x"
     return ip(src, dst, UDP, udp(sport, dport, payload), **of_ip)
 
 
+def sctp_packet(src: str, sport: int, dst: str, dport: int, *chunks: bytes | str, **of_ip: Any) -> bytes:
+    """An SCTP packet; `of_ip` are `ip()`'s arguments."""
+    return ip(src, dst, SCTP, sctp(sport, dport, *chunks), **of_ip)
+
+
 def ether(packet: bytes, dst: bytes, src: bytes, kind: int | None = None) -> bytes:
     """An Ethernet frame; its type is the packet's own if none is given."""
     if kind is None:
@@ -198,6 +232,8 @@ class Packet(NamedTuple):
 
     @property
     def payload(self) -> bytes:
+        if self.protocol == SCTP:
+            return self.segment[12:]
         if self.protocol == TCP:
             return self.segment[(self.segment[12] >> 4) * 4 :]
         return self.segment[8:]
@@ -261,6 +297,9 @@ def wrong_sums(packet: bytes) -> list[str]:
     elif p.protocol in (TCP, UDP, ICMP6):
         if ones_sum(pseudo(a, b, p.protocol, len(p.segment)) + p.segment) != 0xFFFF:
             wrong.append({TCP: "TCP", UDP: "UDP", ICMP6: "ICMPv6"}[p.protocol])
+    elif p.protocol == SCTP and len(p.segment) >= 12:
+        if crc32c(p.segment[:8] + bytes(4) + p.segment[12:]).to_bytes(4, "little") != p.segment[8:12]:
+            wrong.append("SCTP")
     elif p.protocol == ICMP and ones_sum(p.segment) != 0xFFFF:
         wrong.append("ICMP")
     return wrong

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from support.harness import Harness, Result
-from support.packets import TCP, UDP, ip, tcp, udp
+from support.packets import SCTP, TCP, UDP, ip, sctp, tcp, udp
 
 
 class Family(NamedTuple):
@@ -70,7 +70,8 @@ class Talk:
     @property
     def key(self) -> str:
         """The service as ipvsadm's options name it."""
-        return f"{'-u' if self.protocol == UDP else '-t'} {at(self.family.vip, self.port)}"
+        option = {UDP: "-u", SCTP: "--sctp-service"}.get(self.protocol, "-t")
+        return f"{option} {at(self.family.vip, self.port)}"
 
     def serve(self, count: int = 1, method: str = "-m", scheduler: str = "rr", weight: int = 1) -> "Talk":
         """Define the service, with so many real servers."""
@@ -99,6 +100,8 @@ class Talk:
     def _segment(self, sport: int, dport: int, flags: int | str, payload: bytes, options: bytes) -> bytes:
         if self.protocol == UDP:
             return udp(sport, dport, payload)
+        if self.protocol == SCTP:  # flags: the name of the first chunk; payload: whole chunks behind it
+            return sctp(sport, dport, str(flags), payload)
         return tcp(sport, dport, flags, payload=payload, options=options)
 
     def question(self, flags: int | str = "S", payload: bytes = b"", tcp_options: bytes = b"", **of_ip: Any) -> bytes:

@@ -27,6 +27,7 @@ MEANING = {
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
     "up_just_ended": "its connection ended while the packet was at it",
     "up_client_port_20": "from client port 20, which is never balanced",
+    "up_ftp_data": "to a port where data of an FTP service might come, but not of one that is known",
     "up_local_real_server": "the chosen real server is the director itself",
     "up_reply_unchanged": "a reply of LVS-DR that passed through the director",
     "up_reply_ttl": "a reply whose TTL is over; the stack tells the real server",

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from pylvs.datapath import _layout, programs, resize, syscall
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import CONN, CONN_IPV4, CONN_REST, MORE
+from pylvs.datapath.layout import CALL_ID, CONN, CONN_IPV4, CONN_REST, MORE, TUPLE
 from pylvs.datapath.services import unpack_address
 from pylvs.errors import DatapathError
-from pylvs.model import TCP, UDP, Connection, endpoint, protocol_name
-from pylvs.protocols import tcp, udp
+from pylvs.model import Connection, endpoint, protocol_name
+from pylvs.protocols import STATES
 from pylvs.selections import Selection
 
 GROUPINGS = ("service", "rip", "state", "client")
@@ -38,7 +38,10 @@ _AT = CONN.place("at")[0]
 _LOW = 0 if sys.byteorder == "little" else 3  # the low byte of a 32-bit word
 _KIND, _STATE = (CONN.place(name)[0] + _LOW for name in ("life", "status"))
 _PROTOCOL, _FAMILY = CONN.place("protocol")[0], CONN.place("family")[0]
-_IS_CONN = bytes(kind == _layout.SLOT_CONN for kind in range(256))
+_TEMPLATES = (_layout.SLOT_TEMPLATE, _layout.SLOT_INVALID)
+_IS_CONN = bytes(kind in (_layout.SLOT_CONN, *_TEMPLATES) for kind in range(256))
+_TEMPLATE_STATES = ("NONE", "ASSURED")
+_NO_PORT = 65535  # what an invalid template has (facts 2.11)
 
 
 class Entry(NamedTuple):
@@ -49,7 +52,7 @@ class Entry(NamedTuple):
         life: its slot's life word, which tells it from all that were and will be there.
         left: nanoseconds until its time is over.
         timeout: milliseconds that each packet gives it.
-        flags: conn_flag of the layout.
+        flags: conn_flag of the layout; a persistence template's has CONN_TEMPLATE.
         addresses: caddr and vaddr as the slot holds them, 32 bytes.
     """
 
@@ -83,7 +86,7 @@ _Test = Callable[[bytes, list[int]], list[int]]
 
 def state_name(protocol: int, state: int) -> str:
     """The name that listings show for a state."""
-    names = tcp.STATES if protocol == TCP else udp.STATES
+    names = STATES.get(protocol, ())
     return names[state] if state < len(names) else "ERR!"
 
 
@@ -126,7 +129,7 @@ def _within(offset: int, address: bytes, bits: int) -> _Test:
 
 
 def _in_states(names: frozenset[str]) -> _Test:
-    wanted = {(protocol, state) for protocol, known in ((TCP, tcp.STATES), (UDP, udp.STATES))
+    wanted = {(protocol, state) for protocol, known in STATES.items()
               for state, name in enumerate(known) if name in names}  # fmt: skip
 
     def test(records: bytes, places: list[int]) -> list[int]:
@@ -280,12 +283,39 @@ class Reader:
 
     def read(self, entry: Entry) -> Connection:
         """A connection as listings show it."""
+        if entry.flags & _layout.CONN_TEMPLATE:
+            return self._template(entry)
         caddr, vaddr = self.addresses(entry)
         return tuple.__new__(Connection, (
             entry.family, entry.protocol, caddr, entry.cport, vaddr, entry.vport, self.server(entry.dest), entry.dport,
             state_name(entry.protocol, entry.state), entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
             False, entry.packets, self.fwmark(entry), "", b"",
         ))  # fmt: skip
+
+    def _template(self, entry: Entry) -> Connection:
+        engine, data = self._engine_data(entry) if entry.cport else ("", b"")
+        invalid = entry.life & _layout.LIFE_KIND == _layout.SLOT_INVALID
+        caddr, vaddr = self.addresses(entry)
+        vport, dport = (_NO_PORT, _NO_PORT) if invalid else (entry.vport, entry.dport)
+        return Connection(
+            entry.family, entry.protocol, caddr, 0, vaddr, vport, self.server(entry.dest), dport,
+            _TEMPLATE_STATES[entry.state], entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
+            True, entry.packets, self.fwmark(entry), engine, data,
+        )  # fmt: skip
+
+    def _engine_data(self, entry: Entry) -> tuple[str, bytes]:
+        """The persistence engine of a template, and what it knows it by."""
+        width = 4 if entry.family == AF_INET else 16
+        key = TUPLE.pack(
+            src=entry.addresses[:width].ljust(16, b"\0"),
+            dst=entry.addresses[width : 2 * width].ljust(16, b"\0"),
+            sport=htons(entry.cport),
+            dport=htons(entry.vport),
+            protocol=entry.protocol,
+            family=entry.family,
+        )
+        known = self._instance.call_ids.get(key)
+        return ("", b"") if known is None else ("sip", CALL_ID.get(known, 0, "text")[: CALL_ID.get(known, 0, "length")])
 
 
 def connections(instance: Instance, which: Selection | None = None) -> Iterator[Connection]:
@@ -364,11 +394,15 @@ def count_by(instance: Instance, by: str, which: Selection | None = None) -> dic
 
 
 def chosen(instance: Instance, which: Selection | None = None) -> Iterator[tuple[int, int]]:
-    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for."""
+    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for. Persistence
+    templates come last: they do not end before their connections."""
     parity = programs.PARITY * _GROUP if instance.config.get(0, "table") % 2 else 0
-    for first, records, places, _ in _pieces(instance, which):
-        lives = _column(records, "life")
-        yield from ((first + place | parity, lives[place]) for place in places)
+    for templates in (False, True):
+        for first, records, places, _ in _pieces(instance, which):
+            lives = _column(records, "life")
+            for place in places:
+                if (lives[place] & _layout.LIFE_KIND in _TEMPLATES) == templates:
+                    yield first + place | parity, lives[place]
 
 
 def flush(instance: Instance, named: Iterable[tuple[int, int]]) -> int:

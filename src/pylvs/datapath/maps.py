@@ -43,9 +43,10 @@ class SharedArray:
         """One member of one record."""
         return self.layout.get(self.memory, number, name)
 
-    def put(self, number: int, name: str, value: Any) -> None:
-        """Set one member of one record. A number is one store: other readers see it old or new, and nothing else."""
-        offset, form, size = self.layout.place(name)
+    def put(self, number: int, name: str, value: Any, layout: Layout | None = None) -> None:
+        """Set one member of one record, perhaps of another layout than most are. A number is one store: other readers
+        see it old or new, and nothing else."""
+        offset, form, size = (layout or self.layout).place(name)
         at = number * self.layout.size + offset
         if isinstance(value, int):
             self._words[form][at // size] = value

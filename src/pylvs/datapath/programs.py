@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.memory import free_pages_at
 from pylvs.errors import DatapathError
-from pylvs.protocols import sctp, tcp, udp
+from pylvs.helpers import sip
+from pylvs.protocols import sctp, tcp, timeouts
 
 RESIZING = "_resizing"
 PARITY = 1 << 25  # in the number of a group, of table.h
@@ -51,6 +52,12 @@ def load(
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
+        **_sip_constants(),
+        "sctp_next": sctp.table_bytes(),
+        "sctp_events": sctp.chunk_bytes(),
+        "sctp_active": sctp.active_bytes(),
+        "sctp_half_open": sctp.half_open_bytes(),
+        "sctp_shift": sctp.shift_bytes(),
         "tcp_thinned": tcp.thinned_bytes(),
         "sctp_thinned": sctp.thinned_bytes(),
         "free_pages_at": free_pages_at().to_bytes(8, "little"),
@@ -77,9 +84,15 @@ def load(
     return maps, {**traffic.programs, **heartbeat.programs}
 
 
+def _sip_constants() -> dict[str, bytes]:
+    marks = {f"sip_{name.lower()}": sip.STATES.index(name) for name in ("VALUE", "WORD", "NOTHING", "FOUND", "FAILED")}
+    numbers = {name: struct.pack("=I", number) for name, number in marks.items()}
+    return {"sip_class": sip.classes_bytes(), "sip_table": sip.table_bytes(), **numbers}
+
+
 def timeouts_ms() -> tuple[int, ...]:
     """The default timeouts in the packet path's order, in milliseconds."""
-    return (*tcp.timeouts_ms(), udp.TIMEOUT * 1000, *sctp.timeouts_ms())
+    return timeouts.DEFAULTS_MS
 
 
 def table_constants(number: int, groups: int, seeds: Sequence[int], old_groups: int = 0) -> dict[str, bytes]:

@@ -43,10 +43,11 @@ static __always_inline void count_one(__u32 number, enum traffic what, __u32 byt
 }
 
 /* Only for a real server that stands in its service: one in the trash counts nothing. */
-static __always_inline void count(const struct config *cfg, const struct dest *d, __u32 dest, enum traffic what,
-				  __u32 bytes)
+static __always_inline void count(const struct dest *d, __u32 dest, enum traffic what, __u32 bytes)
 {
-	if (!(d->flags & DEST_AVAILABLE))
+	const struct config *cfg = at(&config, 0);
+
+	if (!cfg || !(d->flags & DEST_AVAILABLE))
 		return;
 	count_one(dest_counter(cfg, dest), what, bytes);
 	count_one(service_counter(d->service), what, bytes);

@@ -18,6 +18,7 @@ const volatile __u64 free_pages_at;
 
 #define SCARCE 16		/* less than one slot in so many is free: the table is short of memory */
 #define FILL_GROUPS 256		/* groups to guess from how many slots are free */
+#define FILL_MASK 0xffff	/* more slots than they have */
 
 /* Pages of memory; -1: not known. */
 static __always_inline __s64 free_pages(const struct config *cfg)
@@ -41,8 +42,8 @@ static long fill_step(__u64 i, struct fill_walk *w)
 {
 	struct group *g = group_at(w->group + i * w->stride);
 
-	if (g)	/* in bounds that a verifier sees: or it would count with us, round by round */
-		w->used = (w->used + g->used) & (2 * FILL_GROUPS * GROUP_SLOTS - 1);
+	if (g)
+		w->used = (w->used + g->used) & FILL_MASK;	/* so that the verifier sees where it ends */
 	return 0;
 }
 
@@ -78,7 +79,7 @@ static __always_inline __u32 defence_mode(__s64 *mode, int low)
 }
 
 /* Decide anew which defences are on. */
-static __noinline int defend(void)
+__noinline int defend(void)
 {
 	const struct config *cfg = at(&config, 0);
 	struct sysctls *sys = at(&sysctls, 0);

@@ -12,6 +12,16 @@
 #define GIVE_WAY_LOOKS 4	/* half-open connections to choose the oldest from */
 
 const volatile __u8 tcp_half_open[TCP_STATES];
+const volatile __u8 sctp_half_open[SCTP_STATES];
+
+static __always_inline int half_open(const struct conn *c)
+{
+	__u32 state = c->status & STATUS_STATE;
+
+	if (c->protocol == IPPROTO_TCP)
+		return state < TCP_STATES && tcp_half_open[state];
+	return c->protocol == IPPROTO_SCTP && state < SCTP_STATES && sctp_half_open[state];
+}
 
 /* ---- room ---------------------------------------------------------------------------------------------------- */
 
@@ -29,7 +39,7 @@ struct room_walk {
 
 static long room_step(__u64 i, struct room_walk *w)
 {
-	__u32 group = (w->first ^ i) & GROUP_SLOTS ? w->other : w->group, life, state;
+	__u32 group = (w->first ^ i) & GROUP_SLOTS ? w->other : w->group, life;
 	__u32 number = group * GROUP_SLOTS + (w->first + i) % GROUP_SLOTS;
 	struct conn *c = conn_at(number);
 	struct conn_rest *rest;
@@ -47,12 +57,11 @@ static long room_step(__u64 i, struct room_walk *w)
 	if (!c)
 		return 0;
 	life = c->life;
-	if ((life & LIFE_KIND) != SLOT_CONN)
+	if (!(KINDS(life & 0xf) & CONTROLLED))
 		return 0;
 	w->over = past(c->expires, w->now);
 	if (!w->over) {
-		state = c->status & STATUS_STATE;
-		if (c->protocol != IPPROTO_TCP || state >= TCP_STATES || !tcp_half_open[state])
+		if ((life & LIFE_KIND) != SLOT_CONN || !half_open(c))
 			return 0;
 		rest = conn_rest(c, number);
 		if (rest && rest->controls)
@@ -136,17 +145,29 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, 
 	return table_find(key, hash, KINDS(kind & 0xf));
 }
 
-/* What a new connection is. Not on the stack: with the functions below there is not enough of it. */
+/* What a new connection, or template, is. Not on the stack: with the functions below there is not enough of it. */
 struct birth {
 	union address daddr;
 	__u32 dest;
 	__u32 flags;		/* conn_flag */
 	__u32 fwmark;
 	__u16 dport;
-	__u16 unused;
+	__u16 own_port;		/* the packet goes to the very port of the service */
+	__u32 kind;		/* SLOT_CONN or SLOT_TEMPLATE */
+	__u32 timeout;		/* milliseconds */
+	__u32 control;		/* 1 + number of the template, which has counted it already */
+	__u32 made;		/* it was this one, and none that another CPU made at the same time */
+	__u32 nat;
+	__u32 back;		/* 1 + number of the slot of its real server's side */
+	__u32 service;
+	struct pool_options options;
+	__u32 persistent;	/* seconds; 0: not persistent */
+	__u32 once;		/* for one packet alone */
 	struct tuple reply;
 	__u64 hash;
 	__u64 reply_hash;
+	struct tuple template;
+	struct found holder;	/* the template */
 };
 
 MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
@@ -191,10 +212,10 @@ static __always_inline int back_join(__u32 slot, const struct birth *birth, __u3
 
 static __always_inline void conn_fill(struct conn *c, const struct tuple *key, const struct birth *birth, __u64 now)
 {
-	struct conn_rest rest = { .fwmark = birth->fwmark };
+	struct conn_rest rest = { .fwmark = birth->fwmark, .control = birth->control };
 
-	c->timeout = 3000;	/* until the protocol sets its own */
-	c->expires = conn_deadline(3000, now);
+	c->timeout = birth->timeout;
+	c->expires = conn_deadline(birth->timeout, now);
 	c->dest = birth->dest;
 	c->status = STATUS_FLAG(birth->flags) | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
 	c->packets = 0;
@@ -207,11 +228,11 @@ static __always_inline void conn_fill(struct conn *c, const struct tuple *key, c
 /* A slot for the rest of an IPv6 connection, if there is anything to say there. 0: there is no room for it. */
 static __always_inline int more_fill(struct conn *c, __u32 number, const struct birth *birth, __u64 now)
 {
-	struct conn_rest rest = { .fwmark = birth->fwmark };
+	struct conn_rest rest = { .fwmark = birth->fwmark, .control = birth->control };
 	struct more *more;
 	__u32 place;
 
-	if (c->family == AF_INET || !rest.fwmark)
+	if (c->family == AF_INET || (!rest.fwmark && !rest.control && birth->kind == SLOT_CONN))
 		return 1;
 	place = group_take(number / GROUP_SLOTS, 0, 1, now);
 	more = place ? (struct more *)conn_at(place - 1) : NULL;
@@ -234,24 +255,24 @@ static __always_inline void birth_reply(struct birth *birth, const struct tuple 
 	birth->reply.family = key->family;
 }
 
-/* A new connection for the packet's tuple, as it stands in `births`. RECEIVED: it is in `found`; if another CPU made the
- * same connection meanwhile, that one. */
+/* A new connection for the packet's tuple, or a template for its own, as it stands in `births`. RECEIVED: it is in
+ * `found`; if another CPU made the same one meanwhile, that one. */
 __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
 {
 	struct birth *birth = at(&births, 0);
 	struct runtime *rt = at(&runtime, 0);
 	struct dest_load *load;
-	__u32 number, back = 0;
+	__u32 number;
 	struct conn *c;
 	__u64 slot;
-	int nat;
 
 	if (!key || !found || !birth || !rt)
 		return DROPPED_TABLE_FULL;
 	load = at(&dest_loads, birth->dest);
 	if (!load)
 		return DROPPED_TABLE_FULL;
-	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	birth->made = birth->back = 0;
+	birth->nat = birth->kind == SLOT_CONN && (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
 	load_bind(load, birth->flags);
@@ -262,38 +283,39 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (!c)
 		goto no_room;
 	conn_fill(c, key, birth, now);
-	if (nat) {
+	if (birth->nat) {
 		birth_reply(birth, key);
 		birth->reply_hash = table_hash(&birth->reply);
-		back = conn_slot(birth->reply_hash, now);
-		if (back)
-			back_fill(back - 1, &birth->reply, number);
-	} else {
+		birth->back = conn_slot(birth->reply_hash, now);
+		if (birth->back)
+			back_fill(birth->back - 1, &birth->reply, number);
+	} else if (birth->kind == SLOT_CONN) {
 		expect_plain_replies(key);
 	}
-	if ((nat && !back) || !more_fill(c, number, birth, now)) {
-		if (back)
-			table_give_back(back - 1, 1, now);
+	if ((birth->nat && !birth->back) || !more_fill(c, number, birth, now)) {
+		if (birth->back)
+			table_give_back(birth->back - 1, 1, now);
 		table_give_back(number, 1, now);
 		goto no_room;
 	}
-	slot = conn_settle(number, key, birth->hash, SLOT_CONN, now);
-	if ((__u32)slot != 1 + number) {
-		if (back)
-			table_give_back(back - 1, 1, now);
-		load_unbind(load, birth->flags, now);
-		__sync_fetch_and_add(&rt->conns, -1);
-		return slot && conn_find(key, now, found) && !found->from_server ? RECEIVED : DROPPED_CONTENDED;
-	}
-	found->number = number;
+	slot = conn_settle(number, key, birth->hash, birth->kind, now);
+	found->number = (__u32)slot - 1;
 	found->life = slot >> 32;
 	found->from_server = 0;
-	if (back && !back_join(back - 1, birth, number, now)) {
+	if ((__u32)slot != 1 + number) {
+		if (birth->back)
+			table_give_back(birth->back - 1, 1, now);
+		load_unbind(load, birth->flags, now);
+		__sync_fetch_and_add(&rt->conns, -1);
+		return slot ? RECEIVED : DROPPED_CONTENDED;
+	}
+	birth->made = 1;
+	if (birth->back && !back_join(birth->back - 1, birth, number, now)) {
 		conn_release(number, found->life, now);
 		return DROPPED_CONTENDED;
 	}
 	/* whoever has ended it meanwhile did not find it on the real server's side */
-	if (back && !conn_same(c, found)) {
+	if (birth->back && !conn_same(c, found)) {
 		back_leave(&birth->reply, number, now);
 		return DROPPED_CONTENDED;
 	}

@@ -7,16 +7,12 @@
  *    and nobody else, takes it apart.
  *  - Nobody holds a lock, so a connection may end while a packet is at it, and its slot be used again. So who has read
  *    what a packet needs looks at the life word again, and a status is only changed as that of the same turn.
- *  - A connection past its time is gone, whether or not the sweep has been there.
+ *  - A connection past its time is gone, whether or not the sweep has been there; unless it controls others.
  */
 #pragma once
 
-struct found {
-	__u32 number;
-	__u32 life;
-	__u32 from_server;	/* the packet came from the real server's side of a NAT connection */
-	__u32 again;		/* it may only seem not to be there: look again */
-};
+#include "load.h"
+#include "control.h"
 
 /* ---- what a connection says ---------------------------------------------------------------------------------- */
 
@@ -39,6 +35,18 @@ static __always_inline void conn_vaddr(const struct conn *c, union address *addr
 	*address = c->family == AF_INET ? four : c->at.ipv6.vaddr;
 }
 
+/* The addresses under which it is found. */
+static __always_inline void conn_key(const struct conn *c, struct tuple *key)
+{
+	conn_caddr(c, &key->src);
+	conn_vaddr(c, &key->dst);
+	key->sport = c->cport;
+	key->dport = c->vport;
+	key->protocol = c->protocol;
+	key->family = c->family;
+	key->unused = 0;
+}
+
 /* The addresses under which a LVS-NAT real server's packets arrive. */
 static __always_inline void conn_back_key(const struct conn *c, const struct dest *d, struct tuple *key)
 {
@@ -49,20 +57,6 @@ static __always_inline void conn_back_key(const struct conn *c, const struct des
 	key->protocol = c->protocol;
 	key->family = c->family;
 	key->unused = 0;
-}
-
-/* The rest of a connection, which an IPv6 one may lack. */
-static __always_inline struct conn_rest *conn_rest(struct conn *c, __u32 number)
-{
-	__u32 place = c->life >> LIFE_MORE_SHIFT & 0xff;
-	struct more *more;
-
-	if (c->family == AF_INET)
-		return &c->at.ipv4.rest;
-	if (!place)
-		return NULL;
-	more = (struct more *)conn_at((number & ~(GROUP_SLOTS - 1)) + place - 1);
-	return more ? &more->rest : NULL;
 }
 
 /* Is it still the connection that was found? */
@@ -104,13 +98,18 @@ static __always_inline int may_be_plain_reply(const struct tuple *key)
 
 /* ---- the end of a connection -------------------------------------------------------------------------------- */
 
-/* The addresses of the replies of a connection that is just ending. In the packets' program not on the stack, of which
+/* What is needed of a connection that is just ending. In the packets' program not on the stack, of which
  * there is little; nothing interrupts it on its CPU by itself. What a command runs may be interrupted by packets. */
+struct leaving {
+	struct tuple reply;
+	__u32 control;
+};
+
 #ifdef DEEP_STACK
-MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
-#define LEAVING(name) struct tuple *name = at(&leaving, 0)
+MAP(leaving, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct leaving, 1, 0);
+#define LEAVING(name) struct leaving *name = at(&leaving, 0)
 #else
-#define LEAVING(name) struct tuple name##_here, *name = &name##_here
+#define LEAVING(name) struct leaving name##_here, *name = &name##_here
 #endif
 
 /* Take a connection off the real server's side: an older one with the same replies gets them again. */
@@ -153,34 +152,96 @@ static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
 		table_give_back((number & ~(GROUP_SLOTS - 1)) + place - 1, 0, now);
 }
 
-/* Take a connection apart, if it is still in the life in which it was found. Returns 0 if somebody else does. */
+/* Take a connection or a template apart, if it is still in the life in which it was found. */
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
-	struct runtime *rt = at(&runtime, 0);
 	struct conn *c = conn_at(number);
 	struct dest_load *load;
+	struct runtime *rt;
+	struct conn_rest *rest;
 	struct dest *d;
 	__u32 status;
-	LEAVING(key);
+	LEAVING(was);
 
-	if (!c || !rt || !key || (life & LIFE_KIND) != SLOT_CONN)
-		return 0;
+	if (!c || !was || !(KINDS(life & 0xf) & CONTROLLED))
+		return RELEASED_NOT;
+	rest = conn_rest(c, number);
+	if (rest && rest->controls)
+		return conn_postpone(c, life, now);
 	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
-		return 0;
-	d = at(&dests, c->dest);
-	if (d && conn_method(c) == METHOD_MASQ) {
-		conn_back_key(c, d, key);
-		back_leave(key, number, now);
+		return RELEASED_NOT;
+	/* who attaches another to it counts it first, and then looks whether this is still alive */
+	if (rest && rest->controls) {
+		c->life = life;
+		return conn_postpone(c, life, now);
 	}
+	was->control = rest ? rest->control : 0;
 	more_give_back(number, life, now);
+	d = at(&dests, c->dest);
+	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_method(c) == METHOD_MASQ) {
+		conn_back_key(c, d, &was->reply);
+		back_leave(&was->reply, number, now);
+	}
+	if ((life & LIFE_KIND) != SLOT_CONN && c->cport) {
+		conn_key(c, &was->reply);
+		bpf_map_delete_elem(&call_ids, &was->reply);
+	}
 	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
 	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);
 	load = at(&dest_loads, c->dest);
 	if (load)
 		load_unbind(load, status >> 8, now);
-	__sync_fetch_and_add(&rt->conns, -1);
+	rt = at(&runtime, 0);
+	if (rt)
+		__sync_fetch_and_add(&rt->conns, -1);
 	table_give_back(number, 1, now);
-	return 1;
+	if (was->control)
+		control_leave(was->control);
+	return RELEASED;
+}
+
+/* What a connection that was dropped leaves behind without others to control, and that goes with it (facts 2.7): life
+ * << 32 | 1 + number; 0: nothing does. */
+static __always_inline __u64 conn_left_alone(__u32 control)
+{
+	struct conn_rest *rest;
+	struct conn *c;
+	__u32 life;
+
+	control = control_now(control);
+	c = conn_at(control - 1);
+	rest = c ? conn_rest(c, control - 1) : NULL;
+	if (!rest || rest->controls)
+		return 0;
+	life = *(volatile __u32 *)&c->life;
+	if ((life & LIFE_KIND) == SLOT_TEMPLATE && (c->status & STATUS_STATE) == TEMPLATE_ASSURED)
+		return 0;
+	return (__u64)life << 32 | control;
+}
+
+/* End a connection by force: what controlled it alone goes with it, unless that is a template that has proved itself. */
+__noinline int conn_drop(__u32 number, __u32 life, __u64 now)
+{
+	struct conn *c = conn_at(number);
+	struct conn_rest *rest = c ? conn_rest(c, number) : NULL;
+	__u32 control = rest ? rest->control : 0;
+	int released = conn_release(number, life, now);
+	__u64 left;
+
+	if (released != RELEASED || !control)
+		return released;
+	left = conn_left_alone(control);
+	if (!left)
+		return released;
+	c = conn_at((__u32)left - 1);
+	rest = c ? conn_rest(c, (__u32)left - 1) : NULL;
+	control = rest ? rest->control : 0;
+	if (conn_release((__u32)left - 1, left >> 32, now) == RELEASED && control) {
+		left = conn_left_alone(control);	/* an FTP connection for data, its control connection, that one's template */
+		if (left)
+			conn_release((__u32)left - 1, left >> 32, now);
+	}
+	return released;
 }
 
 /* ---- find, touch ---------------------------------------------------------------------------------------------- */
@@ -207,8 +268,7 @@ static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u
 	if (!c || (life & LIFE_KIND) != SLOT_CONN)
 		return NULL;
 	found->again = 0;
-	if (past(c->expires, now)) {
-		conn_release(number, life, now);
+	if (past(c->expires, now) && conn_release(number, life, now) != RELEASE_POSTPONED) {
 		found->again = back;	/* an older one may have the replies now */
 		return NULL;
 	}
@@ -253,11 +313,6 @@ static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u6
 			return c;
 	}
 	return conn_find_hashed(key, hash, now, found);
-}
-
-static __always_inline __u32 conn_deadline(__u32 timeout, __u64 now)
-{
-	return ticks(now + timeout * MSEC);
 }
 
 /* The packet counts as use: the connection lives for its timeout from now. The store is spared within a clock tick,

@@ -61,7 +61,8 @@ static __always_inline int peer_allows(const struct packet *p, __u64 now)
  * holds now. */
 static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet *p, __u32 quote, __u64 *sum)
 {
-	__u32 size = skb->gso_size ? p->l4 - ETH_LEN : quote, left;
+	int merged = skb->gso_size && p->kind == KIND_PLAIN;
+	__u32 size = merged ? p->l4 - ETH_LEN : quote, left;
 	__u8 *buffer = at(&scratch, 0);
 	__u16 pending;
 
@@ -82,7 +83,7 @@ static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet 
 		left = within(left, QUOTE_CHUNK);
 		*sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)(buffer + i * QUOTE_CHUNK), left, *sum);
 	}
-	if (skb->gso_size) {
+	if (merged) {
 		if (bpf_skb_load_bytes(skb, p->l4 + (p->tuple.protocol == IPPROTO_TCP ? 16 : 6), &pending, 2))
 			return 0;
 		*sum += (__u16)~pending;

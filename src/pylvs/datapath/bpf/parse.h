@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * From bytes to a struct packet: Ethernet, IPv4 with options, IPv6 with extension headers, TCP and UDP.
+ * From bytes to a struct packet: Ethernet, IPv4 with options, IPv6 with extension headers, TCP and UDP; and, in a function
+ * of their own beside the main road, SCTP, AH and ESP.
  * Nothing is believed that was not checked against the packet's end.
  */
 #pragma once
@@ -10,22 +11,42 @@
 #define IPV6_LEN 40
 #define TCP_MIN 20
 #define UDP_LEN 8
+#define SCTP_LEN 12		/* the common header */
 #define HEADROOM_MAX (ETH_LEN + 60 + TCP_MIN)	/* the longest headers that are looked at in one piece */
 #define EXTENSIONS_MAX 8
-#define L4_MAX 1024		/* no TCP or UDP header is looked for beyond */
+#define L4_MAX 1024		/* no transport header is looked for beyond */
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
+
+/* Whose packet it is. */
+enum packet_kind {
+	KIND_PLAIN,		/* TCP's or UDP's */
+	KIND_SCTP,
+	KIND_SEALED,		/* AH's or ESP's: the ports are not to be seen, it goes with the UDP connection 500 -> 500
+				 * (facts 2.2), and its tuple is that */
+};
 
 struct packet {
 	struct tuple tuple;
 	__u32 length;		/* from the IP header on */
-	__u16 l4;		/* offset of the TCP or UDP header from the frame's start */
-	__u8 tcp_flags;
+	__u32 uncounted;	/* 0: the stack has routed it to us, and has taken its hop off the TTL */
+	__u16 l4;		/* offset of the transport header from the frame's start */
+	union {
+		__u8 tcp_flags;
+		__u8 sctp_event;	/* sctp.h */
+	};
 	__u8 ttl;
 	__u8 tos;
 	__u8 dont_fragment;
-	__u8 truncated;		/* ports are there, the rest of the TCP or UDP header is not */
+	__u8 truncated;		/* ports are there, the rest of the transport header is not */
+	__u8 kind;		/* enum packet_kind */
 };
+
+/* Beside TCP and UDP, what may belong to a connection. */
+static __always_inline int rarer(__u8 protocol)
+{
+	return protocol == IPPROTO_SCTP || protocol == IPPROTO_ESP || protocol == IPPROTO_AH;
+}
 
 static __always_inline __u16 fold(__u64 sum)
 {
@@ -79,7 +100,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->ttl = ip->ttl;
 	p->tos = ip->tos;
 	p->dont_fragment = !!(ip->frag_off & bpf_htons(0x4000));
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP && !rarer(ip->protocol))
 		return UP_PROTOCOL;
 	if (ip->frag_off & bpf_htons(0x3fff))
 		return UP_FRAGMENT;
@@ -120,12 +141,18 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 		}
 		if (next == IPPROTO_FRAGMENT)
 			return UP_FRAGMENT;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (next == IPPROTO_SCTP || next == IPPROTO_ESP) {
+			p->tuple.protocol = next;
+			p->l4 = at;
+			return RECEIVED;
+		}
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH)
 			return UP_PROTOCOL;
 		if (at + 8 > p->length + ETH_LEN || bpf_skb_load_bytes(skb, at, header, sizeof(header)))
 			return UP_MALFORMED;
+		/* over IPv6, AH is an extension header like the others: what is behind it counts */
+		at += next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
 		next = header[0];
-		at += (header[1] + 1) * 8;
 	}
 	return UP_MALFORMED;
 }
@@ -165,6 +192,37 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 	return RECEIVED;
 }
 
+#include "sctp.h"
+
+/* What is neither TCP nor UDP. UP_MALFORMED: not even the ports are there. */
+__noinline int parse_rarer(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 end, left;
+	__u16 ports[2];
+
+	if (!p)
+		return UP_MALFORMED;
+	end = p->length + ETH_LEN;
+	if (end < p->l4)
+		return UP_MALFORMED;
+	left = end - p->l4;
+	if (p->tuple.protocol != IPPROTO_SCTP) {
+		p->kind = KIND_SEALED;
+		p->tuple.protocol = IPPROTO_UDP;
+		p->tuple.sport = p->tuple.dport = bpf_htons(500);
+		return RECEIVED;
+	}
+	if (left < sizeof(ports) || bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)))
+		return UP_MALFORMED;
+	p->kind = KIND_SCTP;
+	p->tuple.sport = ports[0];
+	p->tuple.dport = ports[1];
+	p->truncated = left < SCTP_LEN;
+	if (!p->truncated)
+		p->sctp_event = sctp_event(skb, p->l4 + SCTP_LEN, end);
+	return RECEIVED;
+}
+
 /* RECEIVED if the packet is one that could be ours, else why it is handed up.
  * A function of its own for the verifier too: what follows need not be proven again for every way through here. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
@@ -186,5 +244,9 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 			return UP_MALFORMED;
 	}
 	why = skb->protocol == bpf_htons(ETH_P_IP) ? parse_ipv4(skb, p) : parse_ipv6(skb, p);
-	return why == RECEIVED ? parse_transport(skb, p) : why;
+	if (why != RECEIVED)
+		return why;
+	if (p->tuple.protocol != IPPROTO_TCP && p->tuple.protocol != IPPROTO_UDP)
+		return parse_rarer(skb, p);
+	return parse_transport(skb, p);
 }

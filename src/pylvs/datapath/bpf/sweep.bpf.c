@@ -2,12 +2,12 @@
  *
  * The director's heartbeat. `start` is run once at load and starts the timer; `catch_up` does at once what the timer
  * does bit by bit, for commands and tests that want to see the present. `decide` looks at once which defences are on.
- * `flush` ends connections by name.
+ * `flush` ends connections by name, `purge` those whose real server is gone.
  */
 #include "prelude.h"
 #include "table.h"
-#include "load.h"
 #include "conn.h"
+#include "cache.h"
 #include "sweep.h"
 #include "estimate.h"
 #include "alarm.h"
@@ -28,6 +28,7 @@ static int tick(void *map, __u32 *key, struct ticker *t)
 		rt->swept = now;
 		sweep_slice(rt, now, slice_size());
 		estimate_due(cfg, rt, now);
+		cache_due(rt, now);
 		defend_if_due(rt, now);
 		thin_out(rt, now, thin_groups() / TICKS_PER_ROUND + 1);
 	}
@@ -67,6 +68,7 @@ int catch_up(struct __sk_buff *skb)
 	w.now = now_ns(cfg);
 	bpf_loop(ALL_GROUPS, sweep_step, &w, 0);
 	estimate_due(cfg, rt, w.now);
+	cache_due(rt, w.now);
 	defend_if_due(rt, w.now);
 	thin_out(rt, w.now, rt->drop_left);
 	return 0;
@@ -93,6 +95,21 @@ int flush(struct __sk_buff *skb)
 	return w.ended;
 }
 
+/* End the connections of real servers that are gone; twice, since templates end after theirs. */
+SEC("tc")
+int purge(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct purge_walk w = {};
+
+	if (!cfg)
+		return 1;
+	w.now = now_ns(cfg);
+	bpf_loop(ALL_GROUPS, purge_group, &w, 0);
+	bpf_loop(ALL_GROUPS, purge_group, &w, 0);
+	return 0;
+}
+
 #ifdef RESIZING
 /* Move what stands in groups `skb->mark`... of the table that newcomers do not go to, as many as the packet is long;
  * the answer is how many did not fit. */
@@ -108,6 +125,40 @@ int move(struct __sk_buff *skb)
 	r.first = skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity : table_parity ^ PARITY);
 	bpf_loop(skb->len, move_group, &r, 0);
 	return r.left;
+}
+
+static __always_inline __u32 target_group(struct __sk_buff *skb, const struct config *cfg)
+{
+	return skb->mark | (cfg->resizing == RESIZING_TO_OLD ? table_parity ^ PARITY : table_parity);
+}
+
+/* When all is moved: let connections in these groups of the other table know where what controls them is now. */
+SEC("tc")
+int mend(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.first = target_group(skb, cfg);
+	bpf_loop(skb->len, mend_group, &r, 0);
+	return 0;
+}
+
+/* When all are mended: free what only said where something was moved to. */
+SEC("tc")
+int clear(struct __sk_buff *skb)
+{
+	const struct config *cfg = at(&config, 0);
+	struct move_range r = {};
+
+	if (!cfg)
+		return -1;
+	r.now = now_ns(cfg);
+	r.first = target_group(skb, cfg);
+	bpf_loop(skb->len, clear_group, &r, 0);
+	return 0;
 }
 #endif
 

@@ -40,7 +40,7 @@ static __always_inline void sweep_group(__u32 number, __u64 now)
 			continue;
 		}
 		life = c->life;
-		if ((life & LIFE_KIND) == SLOT_CONN && past(c->expires, now))
+		if ((KINDS(life & 0xf) & CONTROLLED) && past(c->expires, now))
 			conn_release(number * GROUP_SLOTS + place, life, now);
 	}
 }

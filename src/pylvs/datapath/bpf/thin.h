@@ -70,7 +70,7 @@ static __always_inline void thin_slot(struct runtime *rt, __u32 number, __u64 no
 	if (rule == THIN_KEEP || (rule == THIN_TEST && !thin_test(rt, c, now)))
 		return;
 	/* the one place where entries are dropped; what controls it goes, too, if it controls nothing else (facts 2.7) */
-	if (conn_release(number, life, now))
+	if (conn_drop(number, life, now) == RELEASED)
 		__sync_fetch_and_add(&rt->entries_dropped, 1);
 }
 
@@ -108,6 +108,8 @@ static __always_inline void thin_out(struct runtime *rt, __u64 now, __u32 most)
 	struct thin_walk w = { .rt = rt, .now = now, .empty = FIRST(0, now) };
 	__u32 left = rt->drop_left, count = left < most ? left : most;
 
+	if (TWO_TABLES)		/* for the seconds that a resize takes it waits: the verifier could not follow both */
+		return;
 	if (!count || __sync_val_compare_and_swap(&rt->drop_left, left, left - count) != left)
 		return;
 	bpf_loop(count * GROUP_SLOTS, thin_step, &w, 0);

@@ -2,7 +2,8 @@
  *
  * LVS-NAT: a request gets the real server's address and port as its destination, a reply the VIP's as its source
  * (facts 6.4, 6.5). Transport checksums go through the kernel's helpers, which know what a device still has to
- * finish; the IPv4 header's own is always complete and is mended in place.
+ * finish; the IPv4 header's own is always complete and is mended in place. SCTP's is sctp.h's; what AH and ESP protect
+ * is left alone.
  */
 #pragma once
 
@@ -99,18 +100,21 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 	old_addr = reply ? &p->tuple.src : &p->tuple.dst;
 	old_port = reply ? p->tuple.sport : p->tuple.dport;
 	l4 = p->l4 & 0xfff;
-	if (!sums_after(skb, p, old_addr, new_addr, old_port, new_port))
+	if (p->kind == KIND_PLAIN ? !sums_after(skb, p, old_addr, new_addr, old_port, new_port) :
+				    !rewrite_rarer(skb, p, new_port, reply))
 		return 0;
 	if (!decrement_ttl(skb, p->tuple.family))
 		return 0;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	port = data + l4;
-	if (data + l4 + UDP_LEN > end)
-		return 0;
-	port[!reply] = new_port;
-	if (p->tuple.protocol == IPPROTO_UDP)
-		udp_sum = port[3];
+	if (p->kind == KIND_PLAIN) {
+		port = data + l4;
+		if (data + l4 + UDP_LEN > end)
+			return 0;
+		port[!reply] = new_port;
+		if (p->tuple.protocol == IPPROTO_UDP)
+			udp_sum = port[3];
+	}
 	if (p->tuple.family == AF_INET) {
 		struct iphdr *ip = data + ETH_LEN;
 
