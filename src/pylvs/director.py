@@ -406,6 +406,9 @@ class Director(Marking):
     def set_sysctls(self, values: Mapping[str, str | int]) -> None:
         """Write to several of them: to all, or where one is refused to none.
 
+        Each is old or new for packets at every moment. They are stored one after the other: who is killed in between
+        has written some.
+
         Raises:
             NoSuchSysctl, InvalidValue
         """
