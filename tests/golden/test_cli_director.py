@@ -16,7 +16,7 @@ from pylvs.schedulers import NAMES
 from support.harness import Harness
 
 DEFAULTS = Timeouts(900, 120, 300)
-SUPPORTED = {"connections", *(f"scheduler {name}" for name in NAMES)}
+SUPPORTED = {"connections", "sctp", *(f"scheduler {name}" for name in NAMES)}
 LATER = {
     "beyond-057": "LVS-NAT to the director itself is refused until it can be done",
 }
