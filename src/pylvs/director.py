@@ -214,7 +214,7 @@ class Director(Marking):
         """Define a virtual service (facts 1.4).
 
         Raises:
-            ServiceExists, NoSuchScheduler
+            ServiceExists, NoSuchScheduler, NoSuchEngine
             NotSupported: it needs something that this version of pylvs cannot do yet.
             TableFull, NotPermitted, DatapathError
         """
@@ -231,7 +231,7 @@ class Director(Marking):
         """Replace a service's scheduler and options; its real servers and connections stay (facts 1.5).
 
         Raises:
-            NoSuchService, NoSuchScheduler, NotSupported
+            NoSuchService, NoSuchScheduler, NoSuchEngine
         """
         if self._services is None:
             raise NoSuchService(f"{service} is not defined")
