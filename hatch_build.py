@@ -24,9 +24,11 @@ SHARED = (
     "conn_rest",
     "back",
     "more",
+    "call_id",
     "group",
     "tuple",
     "service_key",
+    "mark_rule",
     "service",
     "pool_head",
     "pool_options",
@@ -38,6 +40,8 @@ SHARED = (
     "config",
     "runtime",
     "sysctls",
+    "cache_key",
+    "cache",
     "own_address",
 )
 

@@ -21,6 +21,7 @@ static __always_inline int hash_release(const struct tuple *key, struct conn *c,
 	struct tuple *reply = at(&entry_key, 0);
 	__u32 life = c->life, status = c->status, dest = c->dest;
 	struct dest *d = at(&dests, dest);
+	struct dest_load *load;
 
 	if (!rt || !reply || (life & LIFE_KIND) != SLOT_CONN)
 		return 0;
@@ -31,7 +32,9 @@ static __always_inline int hash_release(const struct tuple *key, struct conn *c,
 		bpf_map_delete_elem(&conn_hash, reply);
 	}
 	bpf_map_delete_elem(&conn_hash, key);
-	load_unbind(dest, status, now);
+	load = at(&dest_loads, dest);
+	if (load)
+		load_unbind(load, status >> 8, now);
 	__sync_fetch_and_add(&rt->conns, -1);
 	return 1;
 }
@@ -116,6 +119,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	conn_fill(c, key, birth, now);
 	found->life = c->life;
 	found->number = 1;
+	birth->made = 1;
 	found->from_server = 0;
 	__sync_fetch_and_add(&load->total, 1);
 	__sync_fetch_and_add(&rt->conns, 1);
@@ -129,7 +133,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	}
 	if (error) {
 		__sync_fetch_and_add(&rt->conns, -1);
-		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
+		load_unbind(load, birth->flags, now);
 		return DROPPED_TABLE_FULL;
 	}
 	return RECEIVED;

@@ -44,6 +44,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	struct runtime *rt = at(&runtime, 0);
 	struct tuple *key = at(&record_key, 0);
 	struct conn *c = conn_at(number);
+	struct dest_load *load;
 	struct dest *d;
 	__u32 *ref;
 
@@ -61,7 +62,9 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	}
 	client_key(c, key);
 	bpf_map_delete_elem(&conn_index, key);
-	load_unbind(c->dest, c->status, now);
+	load = at(&dest_loads, c->dest);
+	if (load)
+		load_unbind(load, c->status >> 8, now);
 	__sync_fetch_and_add(&rt->conns, -1);
 	record_give_back(c, number, now);
 	return 1;
@@ -140,6 +143,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	load = at(&dest_loads, birth->dest);
 	if (!load)
 		return DROPPED_TABLE_FULL;
+	birth->made = 0;
 	nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	mine = *key;
 	key = &mine;
@@ -163,13 +167,14 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	}
 	if (error) {
 		__sync_fetch_and_add(&rt->conns, -1);
-		load_unbind(birth->dest, STATUS_FLAG(CONN_INACTIVE), now);
+		load_unbind(load, birth->flags, now);
 		record_give_back(c, number, now);
 		return error == -EEXIST && conn_find(key, now, found) ? RECEIVED : DROPPED_CONTENDED;
 	}
 	found->number = number;
 	found->life = life;
 	found->from_server = 0;
+	birth->made = 1;
 	return RECEIVED;
 }
 

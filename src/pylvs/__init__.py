@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pylvs.director import Director
     from pylvs.errors import LVSError
+    from pylvs.marks import mark_route, mark_rule
     from pylvs.model import (
         MASQ,
         ROUTE,
         TUNNEL,
         Connection,
         Destination,
+        MarkRoute,
+        MarkRule,
         RealServer,
         Service,
         Stats,
@@ -40,12 +43,16 @@ __all__ = [
     "Destination",
     "Director",
     "LVSError",
+    "MarkRoute",
+    "MarkRule",
     "RealServer",
     "Selection",
     "Service",
     "Stats",
     "Timeouts",
     "VirtualService",
+    "mark_route",
+    "mark_rule",
     "real_server",
     "selection",
     "virtual_service",
@@ -58,5 +65,6 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     modules = {"Director": "director", "LVSError": "errors", "Selection": "selections", "selection": "selections"}
+    modules |= {"mark_rule": "marks", "mark_route": "marks"}
     module = modules.get(name, "model")
     return getattr(import_module(f"pylvs.{module}"), name)

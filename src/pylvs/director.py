@@ -15,21 +15,23 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from pylvs import schedulers
-from pylvs.datapath import connections, netlink, resize
+from pylvs import sysctl as names
+from pylvs.datapath import connections, netlink, resize, sysctls
 from pylvs.datapath import instance as datapath
 from pylvs.datapath._layout import TIMEOUT_UDP
 from pylvs.datapath.instance import Instance
+from pylvs.datapath.markrules import MarkTable
 from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
     DestinationExists,
     InvalidValue,
     NoSuchDestination,
-    NoSuchScheduler,
     NoSuchService,
     NotSupported,
     ServiceExists,
 )
+from pylvs.marking import Marking
 from pylvs.model import (
     MASQ,
     TUNNEL,
@@ -50,7 +52,7 @@ TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on i
 _SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
-class Director:
+class Director(Marking):
     """The director of the network namespace that this process is in.
 
     Looking does not start one: before the first change there is nothing to see. The first change loads the packet
@@ -104,6 +106,8 @@ class Director:
                 # interfaces and addresses may have come since the last command; a restore need not ask for every line
                 self._instance.attach_newcomers()
                 self._instance.learn_addresses()
+                self._instance.learn_ports()
+                MarkTable(self._instance).look_around()
                 self._looked_around = True
             yield table
 
@@ -217,7 +221,7 @@ class Director:
         table = self._services
         if table is not None and table.find(service) is not None:
             raise ServiceExists(f"{service} is defined already")
-        _check_service(service)
+        schedulers.find(service.scheduler)
         with self._changing() as table:
             if table.find(service) is not None:
                 raise ServiceExists(f"{service} is defined already")
@@ -233,7 +237,7 @@ class Director:
             raise NoSuchService(f"{service} is not defined")
         with self._changing() as table:
             number = table.number(service)
-            _check_service(service)
+            schedulers.find(service.scheduler)
             table.edit(number, service)
 
     def delete_service(self, key: VirtualService) -> None:
@@ -246,6 +250,7 @@ class Director:
             raise NoSuchService(f"{key} is not defined")
         with self._changing() as table:
             table.delete(table.number(key))
+            self._end_left_behind()
 
     def flush(self) -> None:
         """Remove every service. Timeouts, totals and connections stay."""
@@ -253,6 +258,7 @@ class Director:
             return
         with self._changing() as table:
             table.flush()
+            self._end_left_behind()
 
     # ---- real servers -----------------------------------------------------------------------------------------------
 
@@ -303,6 +309,13 @@ class Director:
             if dest is None:
                 raise NoSuchDestination(f"{key} has no real server {server}")
             table.delete_server(number, dest)
+            self._end_left_behind()
+
+    def _end_left_behind(self) -> None:
+        """Where expire_nodest_conn says so, connections end with their real server (facts 1.11)."""
+        assert self._instance is not None
+        if self._instance.sysctls.get(0, "expire_nodest_conn"):
+            self._instance.run("purge")
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -364,18 +377,52 @@ class Director:
             for where, seconds in wanted.items():
                 present[PLACES.index(where)] = seconds * 1000
             self._instance.set_timeouts(present)
+    # ---- sysctls ----------------------------------------------------------------------------------------------------
 
+    def sysctl(self, name: str) -> str:
+        """What a name under /proc/sys/net/ipv4/vs reads, without the newline (facts 9.4).
 
-def _check_service(service: VirtualService) -> None:
-    """What the kernel would take but we cannot do (yet) is refused, never half done."""
-    if service.scheduler not in schedulers.NAMES:
-        names = ", ".join(schedulers.NAMES)
-        if service.scheduler in schedulers.LVS_NAMES:
-            raise NotSupported(f"scheduler {service.scheduler} is not supported yet; there are {names}")
-        raise NoSuchScheduler(f"there is no scheduler '{service.scheduler}'; there are {names}")
-    for wanted, what in ((service.fwmark, "services by firewall mark are"),):
-        if wanted:
-            raise NotSupported(f"{what} not supported yet")
+        Args:
+            name: "drop_entry" or "net.ipv4.vs.drop_entry".
+
+        Raises:
+            NoSuchSysctl
+        """
+        return sysctls.read(self._instance, names.find(name).name)
+
+    def sysctls(self) -> dict[str, str]:
+        """All of them, by their short names."""
+        return {name: self.sysctl(name) for name in names.NAMES}
+
+    def set_sysctl(self, name: str, value: str | int) -> None:
+        """Write to one of them, as one writes to the kernel's file; packets see the change in one store.
+
+        Raises:
+            NoSuchSysctl
+            InvalidValue: the kernel would answer EINVAL or ERANGE; nothing is changed.
+        """
+        self.set_sysctls({name: value})
+
+    def set_sysctls(self, values: Mapping[str, str | int]) -> None:
+        """Write to several of them: to all, or where one is refused to none.
+
+        Raises:
+            NoSuchSysctl, InvalidValue
+        """
+        texts = self.check_sysctls(values)  # what is wrong must not load a director
+        with self._changing() as table:
+            assert self._instance is not None
+            sysctls.write(self._instance, table, texts)
+
+    def check_sysctls(self, values: Mapping[str, str | int]) -> dict[str, str]:
+        """See whether these values may be written, and write nothing; they come back as texts, by short names.
+
+        Raises:
+            NoSuchSysctl, InvalidValue
+        """
+        texts = {names.find(name).name: str(value) for name, value in values.items()}
+        sysctls.check(self._instance, texts)
+        return texts
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:
@@ -383,8 +430,6 @@ def _check_server(key: VirtualService, server: RealServer) -> None:
         raise NotSupported("tunnelling is not supported yet; use -m (masquerading) or -g (direct routing)")
     if server.family != key.family:
         raise InvalidValue(f"{server} and {key} are of different address families; only a tunnel can join them")
-    if server.upper or server.lower:
-        raise NotSupported("connection thresholds are not supported yet")
 
 
 def _is_local(server: RealServer) -> bool:

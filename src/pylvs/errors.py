@@ -57,6 +57,12 @@ class NoSuchScheduler(LVSError):
     errno = _errno.ENOENT
 
 
+class NoSuchSysctl(LVSError):
+    """There is no such name under net.ipv4.vs."""
+
+    errno = _errno.ENOENT
+
+
 class NotSupported(LVSError):
     """Known to LVS, but not (yet) to this version of pylvs."""
 

@@ -108,6 +108,55 @@ class RealServer(NamedTuple):
         return endpoint(self.address, self.port)
 
 
+class MarkRule(NamedTuple):
+    """Which packets get which firewall mark. Make one with `pylvs.marks.mark_rule()`. What is empty or 0 is any.
+
+    Attributes:
+        mark: the firewall mark; 0 exempts packets from the rules behind this one.
+        destination, source: networks in canonical text: 10.0.0.0/8, 10.0.0.1, 2001:db8::/32.
+        interface: name of the interface by which they come.
+        protocol: TCP, UDP or SCTP.
+        destination_ports, source_ports: ranges (first, last), lowest first, that neither meet nor overlap.
+        family: AF_INET or AF_INET6.
+    """
+
+    mark: int
+    destination: str = ""
+    source: str = ""
+    interface: str = ""
+    protocol: int = 0
+    destination_ports: tuple[tuple[int, int], ...] = ()
+    source_ports: tuple[tuple[int, int], ...] = ()
+    family: int = 0
+
+    def __str__(self) -> str:
+        """In the words of `pylvs mark add`."""
+        words = [("--dst", self.destination), ("--src", self.source), ("--in", self.interface)]
+        if self.family and not self.destination and not self.source:
+            words.append(("--family", "ipv6" if self.family == AF_INET6 else "ipv4"))
+        words.append(("--proto", PROTOCOL_NAMES[self.protocol].lower() if self.protocol else ""))
+        for option, ranges in (("--dport", self.destination_ports), ("--sport", self.source_ports)):
+            words.append((option, ",".join(str(a) if a == b else f"{a}:{b}" for a, b in ranges)))
+        return " ".join(f"{option} {value}" for option, value in (*words, ("--mark", str(self.mark))) if value)
+
+
+class MarkRoute(NamedTuple):
+    """Packets to which netfilter has given this mark are routed to the director.
+
+    Attributes:
+        mark, mask: a packet is meant if the bits of its mark that the mask has are these.
+        family: AF_INET or AF_INET6.
+    """
+
+    mark: int
+    mask: int = NETMASK_ALL
+    family: int = AF_INET
+
+    def __str__(self) -> str:
+        mask = "" if self.mask == NETMASK_ALL else f"/{self.mask:#x}"
+        return f"{self.mark:#x}{mask} {'ipv6' if self.family == AF_INET6 else 'ipv4'}"
+
+
 class Timeouts(NamedTuple):
     """Seconds of idleness after which a connection is forgotten (`ipvsadm --set`); setting 0 keeps the present one."""
 

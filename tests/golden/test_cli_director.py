@@ -16,8 +16,9 @@ from pylvs.schedulers import NAMES
 from support.harness import Harness
 
 DEFAULTS = Timeouts(900, 120, 300)
-SUPPORTED = {"connections", "sctp", *(f"scheduler {name}" for name in NAMES)}
+SUPPORTED = {"connections", "fwmark", "sctp", *(f"scheduler {name}" for name in NAMES)}
 LATER = {
+    "beyond-058": "LVS-NAT to the director itself, by mark",
     "beyond-057": "LVS-NAT to the director itself is refused until it can be done",
 }
 CASES_HERE = [case for case in CASES if needs(case) <= SUPPORTED and not case.get("setup") and case["id"] not in LATER]
@@ -47,8 +48,8 @@ def real_director(permitted: bool = True, **_: Any) -> Reopened:
 
 
 @pytest.fixture
-def empty(recorded_network: Harness) -> Iterator[None]:
-    recorded_network.enter()
+def empty(network: Harness) -> Iterator[None]:
+    network.enter()
     try:
         running = datapath.find()
         if running is None or running.services.entries < datapath.MAX_SERVICES:
@@ -59,7 +60,7 @@ def empty(recorded_network: Harness) -> Iterator[None]:
             yield
             director.flush()
     finally:
-        recorded_network.leave()
+        network.leave()
 
 
 @pytest.mark.parametrize("case", CASES_HERE, ids=lambda case: case["id"])

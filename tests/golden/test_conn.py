@@ -11,7 +11,7 @@ import pytest
 
 from support.harness import Harness
 from support.packets import TCP, UDP, ip, tcp, udp
-from support.recordings import Case, playable
+from support.recordings import Case, mark_of, playable
 
 SLACK = 3
 NOT_IPVSADM = ("cat ",)  # the tables under /proc have tests of their own
@@ -23,8 +23,8 @@ UNPLAYED = {
 PLAYED = [case for case in playable("conn") if case["id"] not in UNPLAYED]
 
 
-def _play(lvs: Harness, packets: list[list]) -> None:
-    for who, *rest in packets:
+def _play(lvs: Harness, case: Case) -> None:
+    for who, *rest in case["packets"]:
         if who == "cmd":
             lvs.ipvsadm(rest[0].removeprefix("ipvsadm "))
             continue
@@ -38,7 +38,7 @@ def _play(lvs: Harness, packets: list[list]) -> None:
             packet = ip(src, dst, UDP, udp(sport, dport, payload))
         else:
             packet = ip(src, dst, TCP, tcp(sport, dport, what, payload=payload))
-        (lvs.from_client if who == "c" else lvs.from_server)(packet)
+        (lvs.from_client if who == "c" else lvs.from_server)(packet, mark=mark_of(case, dst))
 
 
 def _seconds(clock: str) -> int:
@@ -49,7 +49,7 @@ def _seconds(clock: str) -> int:
 def _same_listing(ours: str, recorded: str) -> bool:
     """The same lines, but for the order of connections, the seconds that they have left, and the table's size."""
     ours, recorded = (re.sub(r"\(size=\d+\)", "", text) for text in (ours, recorded))
-    entry = re.compile(r"^(\w+ )(\d\d:\d\d)(  .*)$", re.MULTILINE)
+    entry = re.compile(r"^(\w+ +)(\d\d:\d\d)(  .*)$", re.MULTILINE)
     left = {(a, c): _seconds(b) for a, b, c in entry.findall(ours)}
     their = {(a, c): _seconds(b) for a, b, c in entry.findall(recorded)}
     return (
@@ -63,7 +63,7 @@ def _same_listing(ours: str, recorded: str) -> bool:
 def test_listings(lvs: Harness, case: Case) -> None:
     lvs.set(**case.get("sysctl", {}))
     lvs.restore(case["restore"])
-    _play(lvs, case["packets"])
+    _play(lvs, case)
     compared = 0
     for step in case["result"]:
         program, *words = shlex.split(step["cmd"])
@@ -79,6 +79,9 @@ def test_listings(lvs: Harness, case: Case) -> None:
 
 def test_what_is_played() -> None:
     assert [case["id"] for case in PLAYED] == [
-        "list-tcp-nat", "list-tcp-dr", "list-udp-nat", "deleted-dest", "deleted-dest-expire",
+        "list-tcp-nat", "list-tcp-secure", "list-tcp-dr", "list-udp-nat", "templ-tcp-plain",
+        "templ-tcp-mask24", "templ-tcp-default", "templ-port0", "templ-udp", "templ-udp-ops",
+        "templ-fwmark-mask", "list-fwmark", "list-fwmark-port", "templ-tcp6-64", "templ-fwmark6-112",
+        "templ-sip", "templ-quiesce-1", "templ-quiesce-2", "deleted-dest", "deleted-dest-expire",
         "deleted-service", "stats-count", "nodest", "weight0",
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from support.harness import Harness, Result
 from support.packets import sctp_packet, tcp_packet, udp_packet
-from support.recordings import Case, playable
+from support.recordings import Case, mark_of, playable
 
 
 class Conversation:
@@ -21,27 +21,31 @@ class Conversation:
         self.lvs, self.case = lvs, case
         self.udp, self.sctp = case["proto"] == "udp", case["proto"] == "sctp"
         words = case["service"].split()
-        self.key = " ".join(words[:2])
-        self.chosen: list[str | None] = []
+        self.key = " ".join(words[: 3 if words[2] == "-6" else 2])
+        self.chosen: list[str | list[Any] | None] = []
         self.open: list[tuple[str, int, str, int] | None] = []
+        self.asked: dict[tuple[str, int], tuple[str, int]] = {}
 
     def server(self, address: str) -> str:
-        port = self.case.get("rport") or self.case["port"]
+        port = 0 if "-f" in self.key else self.case.get("rport") or self.case["port"]
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def client_says(self, src: str, sport: int, flags: str) -> Result:
-        to = self.case["vip"], self.case["port"]
+        to = self.asked.get((src, sport)) or (self.case["vip"], self.case["port"])
+        mark = mark_of(self.case, to[0])
         if self.udp:
-            return self.lvs.from_client(udp_packet(src, sport, *to))
+            return self.lvs.from_client(udp_packet(src, sport, *to), mark=mark)
         make = sctp_packet if self.sctp else tcp_packet
-        return self.lvs.from_client(make(src, sport, *to, flags))
+        return self.lvs.from_client(make(src, sport, *to, flags), mark=mark)
 
     def server_says(self, connection: tuple[str, int, str, int], flags: str) -> None:
         src, sport, address, port = connection
         make = sctp_packet if self.sctp else tcp_packet
         assert self.lvs.from_server(make(address, port, src, sport, flags)).reason == "forwarded_nat_reply"
 
-    def connect(self, src: str, sport: int) -> None:
+    def connect(self, src: str, sport: int, *to: Any) -> None:
+        if to:  # one of the addresses and ports that a service by mark has
+            self.asked[src, sport] = (to[0], to[1])
         result = self.client_says(src, sport, "INIT" if self.sctp else "S")
         if not result.forwarded:
             assert result.reason == "dropped_no_destination"
@@ -57,7 +61,7 @@ class Conversation:
         elif not self.udp:
             self.server_says(connection, "SA")
             assert self.client_says(src, sport, "A").packet.destination == (address, port)
-        self.chosen.append(address)
+        self.chosen.append([address, port] if "ports" in self.case else address)
         self.open.append(connection)
 
     def close(self, number: int) -> None:
@@ -86,6 +90,8 @@ class Conversation:
             self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
         elif op == "add":
             self.lvs.ipvsadm(f"-a {self.key} -r {self.server(rest[0])} -m -w {rest[1]}")
+        elif op == "edit":
+            self.lvs.ipvsadm(f"-e {self.key} -r {self.server(rest[0])} -m {rest[1]}")
         elif op == "del":
             self.lvs.ipvsadm(f"-d {self.key} -r {self.server(rest[0])}")
         elif op == "cmd":
@@ -104,7 +110,9 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
     conversation = Conversation(lvs, case)
     lvs.restore(
         f"-A {case['service']}\n"
-        + "".join(f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]}\n" for d in case["dests"])
+        + "".join(
+            f"-a {conversation.key} -r {conversation.server(d[0])} -m -w {d[1]} {' '.join(d[2:])}\n" for d in case["dests"]
+        )
     )
     for op in case["ops"]:
         conversation.play(*op)
@@ -114,4 +122,4 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    assert len(playable("sched")) == 48
+    assert len(playable("sched")) == 207

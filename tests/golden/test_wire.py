@@ -11,7 +11,7 @@ import pytest
 
 from support.harness import CLIENT, SERVER, Harness, Result, frame
 from support.packets import ICMP, ICMP6, RST, TCP, dissect, resum_ipv4, wrong_sums
-from support.recordings import Case, cases, needs
+from support.recordings import Case, cases, mark_of, needs
 
 INTERFACE = {"c": CLIENT, "s": SERVER}
 NO_PROTOCOL = {4: (3, 2), 6: (4, 1)}
@@ -65,9 +65,9 @@ def _refused(out: list[list[str]]) -> bool:
     return all(a.protocol in (ICMP, ICMP6) and a.icmp[:2] == NO_PROTOCOL[a.version] for a in answers)
 
 
-def _send(lvs: Harness, step: dict[str, Any]) -> Result:
-    interface = INTERFACE[step["who"]]
-    return lvs.send(frame(bytes.fromhex(step["sent"]), interface), interface)
+def _send(lvs: Harness, step: dict[str, Any], case: Case) -> Result:
+    interface, sent = INTERFACE[step["who"]], bytes.fromhex(step["sent"])
+    return lvs.send(frame(sent, interface), interface, mark=mark_of(case, dissect(sent).dst))
 
 
 @pytest.mark.parametrize("case", PLAYED, ids=lambda case: case["id"])
@@ -81,7 +81,7 @@ def test_packets(lvs: Harness, case: Case) -> None:
         if "sleep" in step:
             lvs.advance(step["sleep"])
             continue
-        result, sent = _send(lvs, step), bytes.fromhex(step["sent"])
+        result, sent = _send(lvs, step, case), bytes.fromhex(step["sent"])
         if case["id"] in LATER and result.reason == LATER[case["id"]]:
             continue
         if not step["out"]:
@@ -101,7 +101,7 @@ def test_packets(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    groups = ("nat", "dr", "refuse", "frag", "icmp", "sctp", "ipsec")
+    groups = ("nat", "dr", "refuse", "frag", "icmp", "sctp", "ipsec", "fwmark")
     counts = {name: sum(case["group"] == name for case in PLAYED) for name in groups}
-    assert counts == {"nat": 9, "dr": 4, "refuse": 10, "frag": 2, "icmp": 6, "sctp": 10, "ipsec": 8}
+    assert counts == {"nat": 9, "dr": 4, "refuse": 10, "frag": 2, "icmp": 6, "sctp": 10, "ipsec": 8, "fwmark": 1}
     assert set(LATER) <= {case["id"] for case in PLAYED}

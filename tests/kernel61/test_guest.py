@@ -22,9 +22,9 @@ PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygmen
 """What pytest is made of, all of it Python: the guest has none of its own."""
 TESTS = (
     *(f"packet/test_{name}" for name in ("nat", "dr", "counters", "servers", "table", "conns", "status")),
-    *(f"packet/test_{name}" for name in ("errors", "instance", "interfaces", "resize_hammer")),
+    *(f"packet/test_{name}" for name in ("errors", "instance", "interfaces", "resize_hammer", "defence", "sysctl")),
     *(f"packet/test_{name}" for name in ("states", "ipsec", "timeouts")),
-    *(f"golden/test_{name}" for name in ("sched", "states", "conn")),
+    *(f"golden/test_{name}" for name in ("sched", "states", "conn", "sysctl", "proc")),
 )
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not."""
 SECONDS = 600

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from model import sctp, tcp
-from model.schedulers import SCHEDULERS
+from model.schedulers import SCHEDULERS, Asked, Hashing, Lblc, Lblcr, overloaded_after
 
 BIRTH_SECONDS = 3
-TRASH_SECONDS = (120, 240)
+TRASH_SECONDS = (120, 300)
 """A real server in the trash is kept for the first, and is gone after the second, of being without connections: the
-kernel looks every 60 s, and frees one that it has seen idle for 120 s."""
+kernel looks every 60 s, and frees one that it has seen idle for 120 s; and what lblc remembered of a service that is
+gone is forgotten within 60 s."""
 
 FTP_DATA = 20
 
@@ -44,7 +45,7 @@ Endpoint = tuple[str, int]
 
 
 class Packet(NamedTuple):
-    """A packet as it arrives. `length` is from the IP header on; `flags` are TCP's, or the kind of SCTP's first chunk."""
+    """A packet as it arrives. `length` is from the IP header on; `flags`: TCP's, or the kind of SCTP's first chunk."""
 
     protocol: str
     src: str
@@ -94,6 +95,9 @@ class RealServer:
     port: int
     method: str
     weight: int
+    upper: int = 0
+    lower: int = 0
+    last_weight: int = 0
     available: bool = True
     overloaded: bool = False
     idle_since: int = 0
@@ -112,21 +116,40 @@ class RealServer:
     def inactive(self) -> int:
         return len(self._bound) - self.active
 
+    def configure(self, method: str, weight: int, upper: int, lower: int) -> None:
+        self.method, self.weight, self.last_weight = method, weight, weight or self.last_weight
+        changed = (self.upper, self.lower) != (upper, lower)
+        self.upper, self.lower = upper, lower
+        if changed:
+            self.judge("edited")
+
+    def judge(self, change: str) -> None:
+        self.overloaded = overloaded_after(change, self.overloaded, len(self._bound), self.upper, self.lower)
+
 
 @dataclass(eq=False)
 class Service:
     key: Key
     name: str
+    flags: frozenset[str] = frozenset()
     servers: list[RealServer] = field(default_factory=list)
     """Newest first."""
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self.bind(self.name)
+        self.bind(self.name, self.flags)
 
-    def bind(self, name: str) -> None:
-        """Have another scheduler, which begins anew."""
-        self.name, self.scheduler = name, SCHEDULERS[name](self.servers)
+    def bind(self, name: str, flags: frozenset[str]) -> None:
+        """Have another scheduler, which begins anew, or the same one with other flags."""
+        if name != self.name or not hasattr(self, "scheduler"):
+            self.name, self.scheduler = name, SCHEDULERS[name](self.servers)
+        self.flags = flags
+        if isinstance(self.scheduler, Hashing):
+            self.scheduler.fallback, self.scheduler.port = "fallback" in flags, "port" in flags
+
+    def remembers(self, server: "RealServer") -> bool:
+        """Does its scheduler know it from some connection's destination?"""
+        return isinstance(self.scheduler, (Lblc, Lblcr)) and self.scheduler.names(server)
 
 
 @dataclass(eq=False)
@@ -172,26 +195,31 @@ class Model:
 
     # ---- commands ----
 
-    def add_service(self, key: Key, scheduler: str) -> None:
+    def add_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
         if key in self.services:
             raise Refused("exists")
-        self.services[key] = Service(key, scheduler)
+        self.services[key] = Service(key, scheduler, flags)
 
-    def edit_service(self, key: Key, scheduler: str) -> None:
+    def edit_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
         service = self._service(key)
-        if service.name != scheduler:
-            service.bind(scheduler)
+        remembered = [server for server in self.trash if service.remembers(server)]
+        service.bind(scheduler, flags)
+        self._let_go(remembered)
 
     def delete_service(self, key: Key) -> None:
-        for server in self._service(key).servers:
+        service = self._service(key)
+        for server in service.servers:
             self._throw_away(server)
         del self.services[key]
+        self._let_go([server for server in self.trash if service.remembers(server)])
 
     def flush(self) -> None:
         for key in list(self.services):
             self.delete_service(key)
 
-    def add_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
+    def add_server(
+        self, key: Key, address: str, port: int, method: str, weight: int, upper: int = 0, lower: int = 0
+    ) -> None:
         service = self._service(key)
         if self._find_server(service, address, port):
             raise Refused("exists")
@@ -201,18 +229,21 @@ class Model:
         if server and self.fate(server) == "kept":
             if server.service is not service:  # which was deleted and made anew
                 server.counters.zero()
-            server.service, server.available, server.method, server.weight = service, True, method, weight
+            server.service, server.available, server.last_weight = service, True, weight
         else:
             server = RealServer(self, service, address, port, method, weight)
+        server.configure(method, weight, upper, lower)
         service.servers.insert(0, server)
         service.scheduler.added(service.servers)
 
-    def edit_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
+    def edit_server(
+        self, key: Key, address: str, port: int, method: str, weight: int, upper: int = 0, lower: int = 0
+    ) -> None:
         service = self._service(key)
         server = self._find_server(service, address, port)
         if not server:
             raise Refused("no server")
-        server.method, server.weight = method, weight
+        server.configure(method, weight, upper, lower)
         service.scheduler.edited(service.servers)
 
     def delete_server(self, key: Key, address: str, port: int) -> None:
@@ -260,6 +291,11 @@ class Model:
         server.idle_since = self.now
         self.trash.append(server)
 
+    def _let_go(self, servers: list[RealServer]) -> None:
+        """Nobody remembers them any more."""
+        for server in servers:
+            server.idle_since = self.now
+
     def trashed(self, key: Key, address: str, port: int) -> RealServer | None:
         """The real server that would come back, if it is still there."""
         identity = key, address, port
@@ -267,7 +303,8 @@ class Model:
 
     def fate(self, server: RealServer) -> str:
         """Of a real server in the trash: "kept", "freed", or "open" when it depends on when the kernel looks."""
-        idle = 0 if server.active + server.inactive else self.now - server.idle_since
+        busy = server.active + server.inactive or any(one.remembers(server) for one in self.services.values())
+        idle = 0 if busy else self.now - server.idle_since
         least, most = TRASH_SECONDS
         if idle > most:
             return "freed"
@@ -288,6 +325,7 @@ class Model:
         ended = [conn for conn in self.connections if conn.expires <= self.now]
         for conn in ended:
             self.connections.remove(conn)
+            conn.server.judge("left")
             if not conn.server.available and not conn.server.active + conn.server.inactive:
                 conn.server.idle_since = self.now
 
@@ -335,7 +373,8 @@ class Model:
                 known = conn
                 break
         if known and self._begins_anew(known, packet):
-            # Its timer is set to now and fires after the packet: while a real server is chosen it still counts.
+            # Its timer is set to now and fires after the packet: while a real server is chosen it still counts. (In the
+            # kernel until the new one counts, too; here its place is needed for that.)
             known.expires = self.now
             known = None
         if known and not known.server.available:
@@ -374,9 +413,10 @@ class Model:
             return UP
         if not service or packet.sport == FTP_DATA:
             return UP
-        server = service.scheduler.chosen(service.servers)
+        server = service.scheduler.chosen(service.servers, Asked(packet.src, packet.sport, packet.dst))
         if not server:
             return PORT_UNREACHABLE
+        self._expire()
         conn = Connection(
             packet.protocol, (packet.src, packet.sport), (packet.dst, packet.dport),
             (server.address, server.port or packet.dport), server.method, server,
@@ -385,6 +425,7 @@ class Model:
             expires=self.now + BIRTH_SECONDS,
         )  # fmt: skip
         self.connections.insert(0, conn)
+        server.judge("bound")
         for counters in self._counters(conn):
             counters.conns += 1
         return conn

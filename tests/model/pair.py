@@ -16,7 +16,7 @@ from typing import Any
 
 from model.model import Connection, Key, Model, Outcome, Packet, Refused
 from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
-from pylvs.model import MASQ, METHOD_NAMES, ROUTE, Stats, Timeouts, VirtualService, real_server, virtual_service
+from pylvs.model import MASQ, METHOD_NAMES, ROUTE, RealServer, Stats, Timeouts, VirtualService, real_server, virtual_service
 from support import packets
 from support.harness import Harness, Result
 from support.packets import chunk, sctp_packet, tcp_packet, udp_packet, wrong_sums
@@ -156,14 +156,15 @@ class Pair:
         self.compare()
 
     @staticmethod
-    def _service(key: Key, scheduler: str = "rr") -> VirtualService:
-        return virtual_service(key.address, key.port, protocol=key.protocol, scheduler=scheduler)
+    def _service(key: Key, scheduler: str = "rr", flags: frozenset[str] = frozenset()) -> VirtualService:
+        names = [f"{scheduler}-{flag}" for flag in flags if scheduler in ("sh", "mh")]
+        return virtual_service(key.address, key.port, protocol=key.protocol, scheduler=scheduler, scheduler_flags=names)
 
-    def _add_service(self, key: Key, scheduler: str) -> None:
-        self.lvs.director.add_service(self._service(key, scheduler))
+    def _add_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
+        self.lvs.director.add_service(self._service(key, scheduler, flags))
 
-    def _edit_service(self, key: Key, scheduler: str) -> None:
-        self.lvs.director.edit_service(self._service(key, scheduler))
+    def _edit_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
+        self.lvs.director.edit_service(self._service(key, scheduler, flags))
 
     def _delete_service(self, key: Key) -> None:
         self.lvs.director.delete_service(self._service(key))
@@ -171,12 +172,16 @@ class Pair:
     def _flush(self) -> None:
         self.lvs.director.flush()
 
-    def _add_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
-        new = real_server(address, port, method=METHODS[method], weight=weight)
+    def _add_server(self, key: Key, *server: Any) -> None:
+        new = self._server(*server)
         self.lvs.director.add_destination(self._service(key), new)
 
-    def _edit_server(self, key: Key, address: str, port: int, method: str, weight: int) -> None:
-        new = real_server(address, port, method=METHODS[method], weight=weight)
+    @staticmethod
+    def _server(address: str, port: int, method: str, weight: int, upper: int = 0, lower: int = 0) -> RealServer:
+        return real_server(address, port, method=METHODS[method], weight=weight, upper=upper, lower=lower)
+
+    def _edit_server(self, key: Key, *server: Any) -> None:
+        new = self._server(*server)
         self.lvs.director.edit_destination(self._service(key), new)
 
     def _delete_server(self, key: Key, address: str, port: int) -> None:
@@ -311,6 +316,7 @@ class Pair:
             for place in service.servers:
                 load = f"{place.active} active {place.inactive} inactive"
                 lines.append(f"  -> {endpoint(place.address, place.port)} {place.method} weight {place.weight}, {load}")
+                lines.append(f"      {place.upper} to {place.lower}, {'overloaded' * place.overloaded}")
                 lines.append("      " + self._counted(place.counters))
         for conn in sorted(model.connections, key=lambda conn: (conn.protocol, conn.client, conn.virtual)):
             lines.append(
@@ -335,6 +341,9 @@ class Pair:
                 load = f"{place.active} active {place.inactive} inactive"
                 method = _METHOD_OF[METHOD_NAMES[place.server.method]]
                 lines.append(f"  -> {place.server} {method} weight {place.server.weight}, {load}")
+                number = self.lvs.number_of(one.service, place.server.address, place.server.port)
+                overload = self.lvs.instance.dest_loads.get(number, "overload")
+                lines.append(f"      {place.server.upper} to {place.server.lower}, {'overloaded' * overload}")
                 lines.append("      " + self._counted(place.stats))
         found = sorted(
             director.connections(), key=lambda c: (protocols(c.protocol), (c.caddr, c.cport), (c.vaddr, c.vport))

@@ -42,6 +42,7 @@ from model.pair import (
 from model.schedulers import SCHEDULERS
 from support.harness import Harness
 
+Place = tuple[str, str, int, tuple[int, int]]
 EXAMPLES, STEPS = 250, 40
 
 NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:99::1]:80", "udp [fd00:99::1]:53",
@@ -78,7 +79,13 @@ sizes = st.sampled_from((0, 1, 200))
 schedulers = st.sampled_from(sorted(SCHEDULERS))
 methods = st.sampled_from(sorted(METHODS))
 weights = st.sampled_from((1, 1, 2, 2, 3, 4, 6, 100, 0))
-pools = st.lists(st.tuples(server_names, methods, weights), unique_by=lambda place: place[0], min_size=1, max_size=4)
+thresholds = st.sampled_from(((0, 0), (0, 0), (0, 0), (1, 0), (2, 0), (4, 0), (4, 2), (3, 3), (5, 1)))
+flag_sets = st.sampled_from(
+    [frozenset(), frozenset(("fallback",)), frozenset(("port",)), frozenset(("fallback", "port"))]
+)
+pools = st.lists(
+    st.tuples(server_names, methods, weights, thresholds), unique_by=lambda place: place[0], min_size=1, max_size=4
+)
 
 
 def said(protocol: str, flags: str) -> str:
@@ -265,23 +272,23 @@ class DirectorMachine(RuleBasedStateMachine):
 
     # ---- commands ----
 
-    @initialize(service=service_names, scheduler=schedulers, pool=pools)
-    def begin(self, service: str, scheduler: str, pool: list[tuple[str, str, int]]) -> None:
-        self._service_with_pool(service, scheduler, pool)
+    @initialize(service=service_names, scheduler=schedulers, flags=flag_sets, pool=pools)
+    def begin(self, service: str, scheduler: str, flags: frozenset[str], pool: list[Place]) -> None:
+        self._service_with_pool(service, scheduler, flags, pool)
 
-    @rule(service=service_names, scheduler=schedulers, pool=pools)
-    def add_service(self, service: str, scheduler: str, pool: list[tuple[str, str, int]]) -> None:
-        self._service_with_pool(service, scheduler, pool)
+    @rule(service=service_names, scheduler=schedulers, flags=flag_sets, pool=pools)
+    def add_service(self, service: str, scheduler: str, flags: frozenset[str], pool: list[Place]) -> None:
+        self._service_with_pool(service, scheduler, flags, pool)
 
-    def _service_with_pool(self, service: str, scheduler: str, pool: list[tuple[str, str, int]]) -> None:
-        self.pair.command("add_service", key(service), scheduler)
+    def _service_with_pool(self, service: str, scheduler: str, flags: frozenset[str], pool: list[Place]) -> None:
+        self.pair.command("add_service", key(service), scheduler, flags)
         for place in pool:
             self._add_server(service, *place)
 
     @precondition(_has_services)
-    @rule(service=present, scheduler=schedulers)
-    def edit_service(self, service: str, scheduler: str) -> None:
-        self.pair.command("edit_service", key(service), scheduler)
+    @rule(service=present, scheduler=schedulers, flags=flag_sets)
+    def edit_service(self, service: str, scheduler: str, flags: frozenset[str]) -> None:
+        self.pair.command("edit_service", key(service), scheduler, flags)
 
     @precondition(_has_services)
     @rule(service=present)
@@ -289,29 +296,29 @@ class DirectorMachine(RuleBasedStateMachine):
         self.pair.command("delete_service", key(service))
 
     @precondition(_has_services)
-    @rule(service=present, server_name=server_names, method=methods, weight=weights)
-    def add_server(self, service: str, server_name: str, method: str, weight: int) -> None:
-        self._add_server(service, server_name, method, weight)
+    @rule(service=present, server_name=server_names, method=methods, weight=weights, limits=thresholds)
+    def add_server(self, service: str, server_name: str, method: str, weight: int, limits: tuple[int, int]) -> None:
+        self._add_server(service, server_name, method, weight, limits)
 
     @precondition(lambda self: self.pair.model.trash)
-    @rule(place=trashed, method=methods, weight=weights)
-    def add_server_again(self, place: tuple[str, str], method: str, weight: int) -> None:
-        self._add_server(*place, method, weight)
+    @rule(place=trashed, method=methods, weight=weights, limits=thresholds)
+    def add_server_again(self, place: tuple[str, str], method: str, weight: int, limits: tuple[int, int]) -> None:
+        self._add_server(*place, method, weight, limits)
 
-    def _add_server(self, service: str, server_name: str, method: str, weight: int) -> None:
+    def _add_server(self, service: str, server_name: str, method: str, weight: int, limits: tuple[int, int]) -> None:
         to = key(service)
         place = server(server_name, to.address)
         waiting = self.pair.model.trashed(to, *place)
         if waiting and self.pair.model.fate(waiting) == "open":
             return  # whether its counters come back depends on when the kernel last looked
-        self.pair.command("add_server", to, *place, method, weight)
+        self.pair.command("add_server", to, *place, method, weight, *limits)
 
     @precondition(_has_servers)
-    @rule(place=places, method=methods, weight=weights)
-    def edit_server(self, place: tuple[str, str], method: str, weight: int) -> None:
+    @rule(place=places, method=methods, weight=weights, limits=thresholds)
+    def edit_server(self, place: tuple[str, str], method: str, weight: int, limits: tuple[int, int]) -> None:
         service, name = place
         to = key(service)
-        self.pair.command("edit_server", to, *server(name, to.address), method, weight)
+        self.pair.command("edit_server", to, *server(name, to.address), method, weight, *limits)
 
     @precondition(_has_servers)
     @rule(place=places)
@@ -321,11 +328,15 @@ class DirectorMachine(RuleBasedStateMachine):
         self.pair.command("delete_server", to, *server(name, to.address))
 
     @precondition(_has_servers)
-    @rule(place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights)
-    def server_is_away(self, place: tuple[str, str], seconds: int, method: str, weight: int) -> None:
+    @rule(
+        place=places, seconds=st.sampled_from((0, 30, 90, 119, 241)), method=methods, weight=weights, limits=thresholds
+    )
+    def server_is_away(
+        self, place: tuple[str, str], seconds: int, method: str, weight: int, limits: tuple[int, int]
+    ) -> None:
         self.delete_server(place)
         self.pair.advance(seconds)
-        self._add_server(*place, method, weight)
+        self._add_server(*place, method, weight, limits)
 
     @precondition(_has_services)
     @rule(

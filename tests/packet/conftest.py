@@ -7,7 +7,9 @@ import pytest
 
 from support.harness import Harness
 from support.packets import TCP, UDP
-from support.talk import FAMILIES, Family
+from support.network import family, lvs, network
+
+__all__ = ["family", "lvs", "network", "own_network", "protocol"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,35 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="loading the packet path needs root"))
 
 
-@pytest.fixture(scope="session")
-def packet_network() -> Iterator[Harness]:
-    with Harness() as harness:
-        harness.leave()
-        yield harness
-
-
 @pytest.fixture(scope="module")
 def own_network() -> Iterator[Harness]:
     """For files in which interfaces, programs or tables come and go: what others put back would not be there."""
     with Harness() as harness:
         harness.leave()
         yield harness
-
-
-@pytest.fixture
-def lvs(packet_network: Harness) -> Iterator[Harness]:
-    """A director that knows nothing yet; the test is in its network namespace."""
-    packet_network.enter()
-    try:
-        packet_network.reset()
-        yield packet_network
-    finally:
-        packet_network.leave()
-
-
-@pytest.fixture(params=FAMILIES, ids=["ipv4", "ipv6"])
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=[TCP, UDP], ids=["tcp", "udp"])

@@ -88,7 +88,8 @@ def _is_settled(lvs: Harness, number: int) -> None:
     assert lvs.instance.config.get(0, "resizing") == _layout.RESIZING_NOT
     assert lvs.instance.config.get(0, "table") == number
     assert lvs.instance.config.get(0, "conn_slots") == lvs.instance.slots.entries
-    assert _pins(lvs) == ({f"{name}_{number}" for name in datapath.TABLE}, {"ingress", "start", "catch_up", "flush"})
+    running = {"ingress", "start", "catch_up", "decide", "flush", "purge"}
+    assert _pins(lvs) == ({f"{name}_{number}" for name in datapath.TABLE}, running)
     assert not lvs.instance.outdated()
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from support.books import books
 from support.harness import Harness
-from support.packets import TCP, UDP
+from support.packets import TCP, UDP, ip, tcp, udp
 from support.talk import IPV4, IPV6, Family, Talk
 
 
@@ -71,6 +72,37 @@ def test_expire_nodest_conn(lvs: Harness, family: Family, protocol: int) -> None
     result = talk.asks("S")
     assert result.reason == "forwarded_nat_request"
     assert result.packet.dst != talk.rs
+
+
+def test_expire_nodest_conn_ends_connections_with_their_real_server(lvs: Harness, family: Family, protocol: int) -> None:
+    """At once, and nobody else's; persistence templates too (facts 1.11)."""
+    lvs.set(expire_nodest_conn=1)
+    talk = Talk(lvs, family, protocol)
+    lvs.ipvsadm(f"-A {talk.key} -s rr -p 300")
+    for server in family.servers[:2]:
+        talk.add(server)
+    talk = talk.opens()
+    other = f"{family.client[:-1]}7"
+    segment = udp(1025, 80, b"x") if protocol == UDP else tcp(1025, 80, "S")
+    lvs.from_client(ip(other, family.vip, protocol, segment))
+    assert len(list(lvs.director.connections())) == 4
+    talk.delete()
+    assert {c.caddr for c in lvs.director.connections()} == {other}
+    assert len(list(lvs.director.connections())) == 2
+    books(lvs.instance)
+    lvs.ipvsadm("-C")
+    assert not list(lvs.director.connections())
+
+
+def test_a_syn_to_a_quiesced_real_server_goes_to_another(lvs: Harness, family: Family) -> None:
+    """With expire_nodest_conn, whatever the state of the connection (facts 2.9)."""
+    talk = Talk(lvs, family).serve(2).opens()
+    talk.weigh(talk.rs, 0)
+    assert talk.asks("S").packet.dst == talk.rs
+    lvs.set(expire_nodest_conn=1)
+    assert talk.asks("A").packet.dst == talk.rs
+    assert talk.asks("S").packet.dst != talk.rs
+    assert len(lvs.connections()) == 1
 
 
 def test_other_connections_go_on(lvs: Harness, family: Family) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pylvs.datapath import _layout as layout
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import BACK, CONN, MORE, REASONS
+from pylvs.datapath.layout import BACK, CONN, CONN_IPV4, CONN_REST, MORE, REASONS
 from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
@@ -22,6 +22,7 @@ _SLOTS = layout.GROUP_SLOTS
 class _Connection(NamedTuple):
     """What the books have to say of a connection."""
 
+    kind: int
     key: tuple[bytes, bytes, int, int, int, int]
     reply: tuple[bytes, bytes, int, int, int, int]
     dest: int
@@ -29,6 +30,13 @@ class _Connection(NamedTuple):
     inactive: bool
     more: int
     """Number of the slot with its rest, or -1."""
+    control: int
+    """Number of what controls it, or -1."""
+    controls: int
+
+    @property
+    def template(self) -> bool:
+        return self.kind != layout.SLOT_CONN
 
 
 class _Books:
@@ -42,7 +50,7 @@ class _Books:
         self.mores: dict[int, int] = {}
         for place, record in enumerate(CONN.iterate(self.memory)):
             kind = record[0] & layout.LIFE_KIND
-            if kind == layout.SLOT_CONN:
+            if kind in (layout.SLOT_CONN, layout.SLOT_TEMPLATE, layout.SLOT_INVALID):
                 self.connections[place | self.parity] = self._connection(place, record)
             elif kind == layout.SLOT_BACK:
                 conns = BACK.get(self.memory, place, "conns")
@@ -65,13 +73,22 @@ class _Books:
         server = self.instance.dests.get(dest, "address")[: 4 if family == AF_INET else 16]
         more = life >> layout.LIFE_MORE_SHIFT & 0xFF
         assert (life >> layout.LIFE_TURN_SHIFT) & 0xFF == status >> 24, f"slot {place}: a status of another turn"
+        at = place * CONN.size + CONN.place("at")[0] + CONN_IPV4.place("rest")[0]
+        rest = self.memory[at : at + CONN_REST.size] if family == AF_INET else bytes(CONN_REST.size)
+        if family != AF_INET and more:
+            rest = MORE.get(self.memory, place // _SLOTS * _SLOTS + more - 1, "rest")
+        kind = life & layout.LIFE_KIND
+        assert bool(status >> 8 & layout.CONN_TEMPLATE) == (kind != layout.SLOT_CONN)
         return _Connection(
+            kind,
             key,
             (server, key[0], dport, cport, protocol, family),
             dest,
-            status >> 8 & layout.CONN_METHOD == MASQ,
+            kind == layout.SLOT_CONN and status >> 8 & layout.CONN_METHOD == MASQ,
             bool(status >> 8 & layout.CONN_INACTIVE),
             (place // _SLOTS * _SLOTS + more - 1) | self.parity if more else -1,
+            CONN_REST.get(rest, 0, "control") - 1,
+            CONN_REST.get(rest, 0, "controls"),
         )
 
     def check_groups(self) -> None:
@@ -105,7 +122,12 @@ class _Books:
 
     def check_references(self) -> None:
         """No key is there twice; both sides of a connection, and its rest, are there and know of each other."""
-        for keys in ([c.key for c in self.connections.values()], [key for key, _ in self.backs.values()]):
+        found = self.connections.values()
+        for keys in (
+            [c.key for c in found if c.kind == layout.SLOT_CONN],
+            [c.key for c in found if c.kind == layout.SLOT_TEMPLATE],
+            [key for key, _ in self.backs.values()],
+        ):
             twice = [key for key, count in Counter(keys).items() if count > 1]
             assert not twice, f"{len(twice)} keys are there twice, {twice[0]}"
         replies = Counter(c.reply for c in self.connections.values() if c.nat)
@@ -122,16 +144,27 @@ class _Books:
         rests = {c.more: number for number, c in self.connections.items() if c.more >= 0}
         assert rests == self.mores, "connections and their rests"
 
+    def check_control(self) -> None:
+        """Who controls others knows how many; of every Call-ID there is a template."""
+        children = Counter(c.control for c in self.connections.values() if c.control >= 0)
+        assert children.keys() <= self.connections.keys(), "a connection's controller is gone"
+        for number, c in self.connections.items():
+            assert c.controls == children[number], f"{number} controls {children[number]}, and says {c.controls}"
+        named = {c.key for c in self.connections.values() if c.template and c.key[2]}
+        keys = len(self.instance.call_ids.keys())
+        assert keys == len(named), f"{keys} Call-IDs for {len(named)} templates"
+
     def check_counters(self) -> tuple[int, int]:
         """Real servers' loads and packets' reasons; (connections, active ones)."""
         instance = self.instance
-        total: Counter[int] = Counter(c.dest for c in self.connections.values())
-        active: Counter[int] = Counter(c.dest for c in self.connections.values() if not c.inactive)
+        total: Counter[int] = Counter(c.dest for c in self.connections.values() if not c.template)
+        templates: Counter[int] = Counter(c.dest for c in self.connections.values() if c.template)
+        active: Counter[int] = Counter(c.dest for c in self.connections.values() if not c.inactive and not c.template)
         assert instance.runtime.get(0, "conns") == len(self.connections)
         for dest in range(instance.config.get(0, "dests_high")):
             load = instance.dest_loads
-            found = (load.get(dest, "total"), load.get(dest, "active"))
-            assert found == (total[dest], active[dest]), f"real server {dest} carries {found}"
+            found = (load.get(dest, "total"), load.get(dest, "active"), load.get(dest, "persistent"))
+            assert found == (total[dest], active[dest], templates[dest]), f"real server {dest} carries {found}"
         assert sum(total.values()) == sum(total[dest] for dest in range(instance.config.get(0, "dests_high")))
         counts = {name: instance.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
         received = counts.pop("received")
@@ -148,6 +181,7 @@ def books(instance: Instance) -> tuple[int, int]:
     found = _Books(instance)
     found.check_groups()
     found.check_references()
+    found.check_control()
     return found.check_counters()
 
 

@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, syscall
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.connections import Reader, entries
@@ -52,6 +53,7 @@ INDEX = {"d0": 100, "d1": 200}
 """Their numbers. Pairs with equal numbers are taken for hardware by the kernel, which lets "link is up" wait."""
 _PEER = {"d0": "c0", "d1": "r0"}
 UP, SHOT, REDIRECT = -1, 2, 7
+DEFENCES = frozenset(sysctl.DEFENCES)
 HOSTS = {"10.99.0.1": "vip1.example.test", "10.1.0.1": "client1.example.test", "10.2.0.1": "rs1.example.test"}
 """Whom the director's /etc/hosts knew when the conversations were recorded."""
 
@@ -378,8 +380,8 @@ class Harness:
         """Set sysctls, such as conn_reuse_mode."""
         for name, value in values.items():
             self.instance.sysctls.put(0, name, value)
-            if name == "secure_tcp":
-                self.instance.runtime.put(0, "secure", int(value > 1))
+        if not DEFENCES.isdisjoint(values):
+            self.instance.run("decide")  # or they would be on a second later
 
     # ---- time ----
 
@@ -436,9 +438,10 @@ class Harness:
             assert after == frame, f"handed up under {reason}, but not as it came"
         return Result(verdict, after, reason, answers)
 
-    def pour(self, frames: Iterable[bytes], interface: str = CLIENT) -> None:
+    def pour(self, frames: Iterable[bytes], interface: str = CLIENT, mark: int = 0) -> None:
         """Let many frames arrive, and look at none of them: to fill a table."""
         context = bytearray(_CONTEXT)
+        struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=II", context, 36, INDEX[interface], INDEX[interface])
         for one in frames:
             syscall.run(self._program, one, bytes(context), room=128)

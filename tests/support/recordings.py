@@ -6,19 +6,18 @@ that gets built is struck out here, and its cases are played from then on.
 
 import json
 import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-SCHEDULERS = ("rr", "wrr", "lc", "wlc")
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 UNPLAYED = {
-    "fwmark": "services by firewall mark are not built yet",
-    "scheduler": "of the schedulers there are rr, wrr, lc and wlc",
     "tunnel": "tunnels are not built yet",
-    "threshold": "connection thresholds are not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "schedule_icmp": "schedule_icmp is not built yet",
+    "cache_bypass": "connections that bypass the real servers are not built yet",
 }
 
 Case = dict[str, Any]
@@ -45,15 +44,17 @@ def needs(case: Case) -> set[str]:
     """What of UNPLAYED a case needs."""
     text = rules(case)
     patterns = {
-        "fwmark": r"(?:^|\s)-f\s",
         "tunnel": r"(?:^|\s)-i\b",
-        "threshold": r"(?:^|\s)-[xy]\s",
     }
     found = {feature for feature, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
-    if set(re.findall(r"(?:^|\s)-s (\S+)", text)) - set(SCHEDULERS):
-        found.add("scheduler")
     found |= {name for name, value in case.get("sysctl", {}).items() if name in UNPLAYED and value}
     return found
+
+
+def mark_of(case: Case, destination: str) -> int:
+    """The firewall mark that netfilter gave to a case's packets to this address."""
+    network, mark = case.get("mark") or ("::/0", 0)
+    return int(mark) if ip_address(destination) in ip_network(network) else 0
 
 
 def playable(folder: str) -> list[Case]:

@@ -7,6 +7,7 @@ steps.publish(slot, key)
 """
 
 import os
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from pylvs.datapath import _layout, programs, syscall
 from pylvs.datapath.btf import Btf
-from pylvs.datapath.layout import CONN
+from pylvs.datapath.layout import CONN, Layout
 from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.object import Object
 from pylvs.protocols import tcp
@@ -26,7 +27,7 @@ FREE, FILLING, LIVE, BACK, MORE, DEAD = (
     getattr(_layout, f"SLOT_{name}") for name in ("FREE", "FILLING", "CONN", "BACK", "MORE", "DEAD")
 )
 TURN = 1 << _layout.LIFE_TURN_SHIFT
-_SIZE, _HEAD, _KEY, _FOUND, _BIRTH, _PACKET = 240, struct.Struct("=QQQIIII"), 40, 80, 96, 184
+_HEAD = struct.Struct("=QQQIIII")
 
 
 class Key(NamedTuple):
@@ -63,7 +64,10 @@ class Steps:
         existing = instance.map_fds()
         try:
             read = Btf(Path(built("rules"), "rules.bpf.o").read_bytes())
-            assert read.structs["ask"][0] == _SIZE
+            self._size, members = read.structs["ask"]
+            self._places = {name: offset for name, (offset, _) in members.items()}
+            size, members = read.structs["birth"]
+            self._birth = Layout((size, {name: (at, read.format(kind)[0]) for name, (at, kind) in members.items()}))
             _layout.RODATA["rules"] = read.variables[".rodata"]
             self._object = Object("rules", {}, existing, constants, built("rules"))
         finally:
@@ -95,13 +99,14 @@ class Steps:
     ) -> int:
         """One step; its answer."""
         head = _HEAD.pack(key.hash if key else hash, now or self.lvs.instance.now(), 0, number, life, kind, flag)
-        asked = bytearray(_SIZE)
-        for at, part in ((0, head), (_KEY, key.packed if key else b""), (_FOUND, found), (_BIRTH, birth)):
+        asked = bytearray(self._size)
+        parts = {"hash": head, "key": key.packed if key else b"", "found": found, "birth": birth, "packet": packet}
+        for name, part in parts.items():
+            at = self._places[name]
             asked[at : at + len(part)] = part
-        asked[_PACKET : _PACKET + len(packet)] = packet
         syscall.map_update(self._object.maps["ask"], bytes(4), bytes(asked))
         assert syscall.run(self._object.programs[step], bytes(64))[0] == 0
-        after = syscall.map_lookup(self._object.maps["ask"], bytes(4), _SIZE)
+        after = syscall.map_lookup(self._object.maps["ask"], bytes(4), self._size)
         assert after is not None
         return int(_HEAD.unpack_from(after)[2])
 
@@ -160,7 +165,14 @@ class Steps:
 
     def claim(self, key: Key, server: tuple[str, int], dest: int = 0, flags: int = _layout.CONN_INACTIVE) -> bool:
         """A new connection to a real server, by LVS-NAT unless the flags say otherwise."""
-        birth = address(server[0]).ljust(16, b"\0") + struct.pack("=III", dest, flags, 0) + struct.pack("!H", server[1])
+        birth = self._birth.pack(
+            daddr=address(server[0]).ljust(16, b"\0"),
+            dest=dest,
+            flags=flags,
+            dport=socket.htons(server[1]),
+            kind=LIVE,
+            timeout=3000,
+        )
         return bool(self.run("claim", key, birth=birth))
 
     def free(self, number: int) -> bool:

@@ -9,7 +9,10 @@ from pylvs.errors import LVSError
 COMMANDS = {
     "status": ("status", "the director: where it is attached, how full its table is; --drops: every packet's reason"),
     "conns": ("conns", "connections: listed, counted, chosen by service, real server, client or state; ended"),
+    "mark": ("mark", "firewall marks: which packets get which, for services made with ipvsadm -f"),
     "timeouts": ("timeouts", "how long a connection lives in each state without a packet: shown, set"),
+    "sysctl": ("sysctl", "net.ipv4.vs: what sysctl(8) does for the kernel's; --explain says what they mean"),
+    "proc": ("proc", "the kernel's /proc/net/ip_vs files, printed or mounted"),
     "load": ("instance", "load the packet path, or put this version's programs in the place of those that run"),
     "unload": ("instance", "remove the packet path with all services and connections"),
     "attach": ("instance", "put the packet path on an interface"),

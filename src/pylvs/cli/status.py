@@ -1,7 +1,6 @@
 """pylvs status: the state of this network namespace's director, its connection table, and every packet's reason."""
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -10,6 +9,7 @@ from pylvs.datapath import instance, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.datapath.services import ServiceTable
+from pylvs.sysctl import DEFENCES
 
 # reason -> what a person needs to know of it
 MEANING = {
@@ -27,6 +27,7 @@ MEANING = {
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
     "up_just_ended": "its connection ended while the packet was at it",
     "up_client_port_20": "from client port 20, which is never balanced",
+    "up_ftp_data": "to a port where data of an FTP service might come, but not of one that is known",
     "up_local_real_server": "the chosen real server is the director itself",
     "up_reply_unchanged": "a reply of LVS-DR that passed through the director",
     "up_reply_ttl": "a reply whose TTL is over; the stack tells the real server",
@@ -36,6 +37,8 @@ MEANING = {
     "dropped_no_destination": "no real server to take it; answered with ICMP port unreachable",
     "dropped_destination_gone": "its real server was removed; the connection waits for it",
     "dropped_table_full": "the connection table is full",
+    "dropped_conn_max": "as many connections as net.ipv4.vs.conn_max allows",
+    "dropped_by_defence": "one of those that net.ipv4.vs.drop_packet drops",
     "dropped_contended": "another CPU was making the same connection",
     "dropped_no_route": "no route to the real server; answered with ICMP host unreachable",
     "dropped_ttl_exceeded": "TTL over; answered with ICMP time exceeded",
@@ -143,6 +146,19 @@ def _numbers(running: Instance) -> dict[str, Any]:
         "sweep_rounds": runtime.get(0, "sweeps"),
         "sweep_age_ms": (running.now() - runtime.get(0, "swept")) // 1_000_000,
         "timer_error": runtime.get(0, "timer_error"),
+        "defences": {
+            **{name: running.sysctls.get(0, name) for name in DEFENCES},
+            "secure": bool(runtime.get(0, "secure")),
+            "dropping_entries": bool(runtime.get(0, "drop_entry")),
+            "drop_rate": runtime.get(0, "drop_rate"),
+            "entries_dropped": runtime.get(0, "entries_dropped"),
+            "packets_dropped": reasons["dropped_by_defence"],
+            "free_pages": runtime.get(0, "memory") if runtime.get(0, "memory") >= 0 else None,
+            "available_pages": runtime.get(0, "available"),
+            "amemthresh": running.sysctls.get(0, "amemthresh"),
+            "conn_max": running.sysctls.get(0, "conn_max"),
+            "refused_by_conn_max": reasons["dropped_conn_max"],
+        },
         "packets": reasons,
     }
 
@@ -165,6 +181,34 @@ def _status(numbers: dict[str, Any]) -> Iterator[str]:
         yield f"sweep         the timer did not start (error {numbers['timer_error']}): passing packets carry the sweep"
     else:
         yield f"sweep         {numbers['sweep_rounds']} rounds, the last {numbers['sweep_age_ms'] / 1000:.2f} s ago"
+    yield from _defences(numbers["defences"])
+
+
+def _defences(numbers: dict[str, Any]) -> Iterator[str]:
+    """Nothing of those that are switched off and have never done anything."""
+    rate = numbers["drop_rate"]
+    details = {
+        "secure_tcp": ("", numbers["secure"]),
+        "drop_entry": (f"; so far {numbers['entries_dropped']} connections dropped", numbers["dropping_entries"]),
+        "drop_packet": (f"; so far {numbers['packets_dropped']} packets dropped", rate != 0),
+    }
+    title = "defences"
+    for name, (done, on) in details.items():
+        mode = numbers[name]
+        if mode or on:
+            every = f", one of {rate} new connections" if name == "drop_packet" and on else ""
+            when = "automatic, " if mode in (1, 2) else ""
+            yield f"{title:<14}{name:<11} {when}{'ON' if on else 'off'}{every}{done}"
+            title = ""
+    if any(numbers[name] in (1, 2) for name in details):
+        free = numbers["free_pages"]
+        seen = "not to be seen on this kernel: only the table's fill counts" if free is None else f"{free} pages"
+        low = "short" if numbers["available_pages"] < numbers["amemthresh"] else "enough"
+        yield f"{_ROW}memory      {low} (free memory {seen}; amemthresh {numbers['amemthresh']} pages)"
+    if numbers["refused_by_conn_max"]:
+        yield (
+            f"{_ROW}conn_max    {numbers['refused_by_conn_max']} connections refused beyond {numbers['conn_max']}"
+        )
 
 
 def _table(numbers: dict[str, Any]) -> Iterator[str]:
@@ -209,24 +253,11 @@ def _bar(name: str, count: int, total: int) -> str:
 
 
 def _proc(running: Instance) -> Iterator[str]:
-    """In the kernel's words and form (facts 9.3). There, a bucket's length is how many connections a lookup may have
-    to look at; the nearest thing to it here is a word of tags. There is no estimation thread to speak of."""
-    slots = running.config.get(0, "conn_slots")
-    per_word = table.GROUP_SLOTS // table.TAG_WORDS
-    lengths = table.word_lengths(running)
-    buckets = slots // per_word
-    conns = running.runtime.get(0, "conns")
-    yield f"Conns:\t{conns}"
-    yield f"Conn buckets:\t{buckets} ({buckets.bit_length() - 1} bits)"
-    if conns:
-        empty = lengths[0]
-        yield f"Conn buckets empty:\t{empty} ({100 * empty // buckets}%)"
-        long = Counter({length: lengths[length] for length in range(1, 7)})
-        long[7] = sum(lengths[7:])
-        for length in sorted(long):
-            if long[length]:
-                yield f"Conn buckets len-{length}:\t{long[length]} ({100 * long[length] // max(buckets - empty, 1)}%)"
-    yield f"Services:\t{len(list(ServiceTable(running).numbers()))}"
+    from pylvs.director import Director
+    from pylvs.proc import lines
+
+    with Director() as director:
+        yield from (line.decode() for line in lines(director, "net/ip_vs_status"))
 
 
 def _drops(running: Instance) -> None:

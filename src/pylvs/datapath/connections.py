@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pylvs.datapath import _layout, programs, resize, syscall
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import CONN, CONN_IPV4, CONN_REST, MORE
+from pylvs.datapath.layout import CALL_ID, CONN, CONN_IPV4, CONN_REST, MORE, TUPLE
 from pylvs.datapath.services import unpack_address
 from pylvs.errors import DatapathError
 from pylvs.model import Connection, endpoint, protocol_name
@@ -293,14 +293,29 @@ class Reader:
         ))  # fmt: skip
 
     def _template(self, entry: Entry) -> Connection:
+        engine, data = self._engine_data(entry) if entry.cport else ("", b"")
         invalid = entry.life & _layout.LIFE_KIND == _layout.SLOT_INVALID
         caddr, vaddr = self.addresses(entry)
         vport, dport = (_NO_PORT, _NO_PORT) if invalid else (entry.vport, entry.dport)
         return Connection(
             entry.family, entry.protocol, caddr, 0, vaddr, vport, self.server(entry.dest), dport,
             _TEMPLATE_STATES[entry.state], entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
-            True, entry.packets, self.fwmark(entry),
+            True, entry.packets, self.fwmark(entry), engine, data,
         )  # fmt: skip
+
+    def _engine_data(self, entry: Entry) -> tuple[str, bytes]:
+        """The persistence engine of a template, and what it knows it by."""
+        width = 4 if entry.family == AF_INET else 16
+        key = TUPLE.pack(
+            src=entry.addresses[:width].ljust(16, b"\0"),
+            dst=entry.addresses[width : 2 * width].ljust(16, b"\0"),
+            sport=htons(entry.cport),
+            dport=htons(entry.vport),
+            protocol=entry.protocol,
+            family=entry.family,
+        )
+        known = self._instance.call_ids.get(key)
+        return ("", b"") if known is None else ("sip", CALL_ID.get(known, 0, "text")[: CALL_ID.get(known, 0, "length")])
 
 
 def connections(instance: Instance, which: Selection | None = None) -> Iterator[Connection]:
@@ -379,11 +394,15 @@ def count_by(instance: Instance, by: str, which: Selection | None = None) -> dic
 
 
 def chosen(instance: Instance, which: Selection | None = None) -> Iterator[tuple[int, int]]:
-    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for."""
+    """(slot's number as the programs have it, life word) of each chosen connection: what `flush` asks for. Persistence
+    templates come last: they do not end before their connections."""
     parity = programs.PARITY * _GROUP if instance.config.get(0, "table") % 2 else 0
-    for first, records, places, _ in _pieces(instance, which):
-        lives = _column(records, "life")
-        yield from ((first + place | parity, lives[place]) for place in places)
+    for templates in (False, True):
+        for first, records, places, _ in _pieces(instance, which):
+            lives = _column(records, "life")
+            for place in places:
+                if (lives[place] & _layout.LIFE_KIND in _TEMPLATES) == templates:
+                    yield first + place | parity, lives[place]
 
 
 def flush(instance: Instance, named: Iterable[tuple[int, int]]) -> int:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, netlink, programs, syscall
-from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray
+from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
 from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
 
 SHARED = {
@@ -21,6 +21,7 @@ SHARED = {
     "runtime": layout.RUNTIME,
     "sysctls": layout.SYSCTLS,
     "services": layout.SERVICE,
+    "marks": layout.MARK_RULE,
     "pools": layout.POOL_HEAD,
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
@@ -28,12 +29,17 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "own_addresses")
+HASHES = ("service_index", "own_addresses", "call_ids")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
 _FRAME = bytes(64)
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
+
+
+def sysctl_defaults() -> dict[str, sysctl.Value]:
+    """What a new director's sysctls are on this machine: members of the shared structure."""
+    return sysctl.defaults(possible_cpus(), os.sysconf("SC_PHYS_PAGES"))
 
 
 def default_conn_bits() -> int:
@@ -47,8 +53,8 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, sysctls, services, pools, dests, dest_loads, estimates: the shared arrays.
-        service_index, own_addresses: hashes.
+        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
+        service_index, own_addresses, call_ids: hashes.
         counters, reasons: per-CPU counters.
     """
 
@@ -56,12 +62,14 @@ class Instance:
     runtime: SharedArray
     sysctls: SharedArray
     services: SharedArray
+    marks: SharedArray
     pools: SharedArray
     dests: SharedArray
     dest_loads: SharedArray
     estimates: SharedArray
     service_index: Hash
     own_addresses: Hash
+    call_ids: Hash
     counters: PerCpuArray
     reasons: PerCpuArray
 
@@ -200,11 +208,11 @@ class Instance:
         self.config.put(0, "timeouts_row", other)
 
     def program(self, name: str) -> int:
-        """A new file descriptor for one of the programs: ingress, start, catch_up or flush."""
+        """A new file descriptor for one of the programs: ingress, start, catch_up, decide, flush or purge."""
         return syscall.get(f"{self.path}/programs/{name}")
 
     def run(self, name: str) -> int:
-        """Run `start` or `catch_up` once; 0 if it succeeded."""
+        """Run `start`, `catch_up`, `decide` or `purge` once; 0 if it succeeded."""
         fd = self.program(name)
         try:
             return syscall.run(fd, _FRAME)[0]
@@ -242,6 +250,10 @@ class Instance:
     def learn_addresses(self) -> None:
         """Tell the packet path our IPv6 addresses, from which ICMPv6 errors are sent."""
         _learn_addresses(self.own_addresses)
+
+    def learn_ports(self) -> None:
+        """Tell the packet path which ports need no privilege: where FTP's data may come (facts 1.3)."""
+        self.config.put(0, "unprivileged", _unprivileged())
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -298,6 +310,11 @@ class Instance:
             syscall.pin(fd, fresh)
             os.rename(fresh, f"{self.path}/programs/{name}")
         self.run("start")
+
+
+def _unprivileged() -> int:
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+        return int(file.read())
 
 
 def _learn_addresses(own: Hash) -> None:
@@ -402,12 +419,13 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "slots": groups,
         "tags": groups,
         "groups": groups,
+        "call_ids": slots // 4,
         "services": max_services,
         "service_index": max_services,
         "dests": max_dests,
         "dest_loads": max_dests,
-        # room for every pool twice: a change writes a new one beside the old
-        "pools": 1024 + 2 * (max_services + max_dests),
+        "caches": max_services,
+        "pools": _pool_slots(max_services, max_dests),
         "counters": objects,
         "estimates": objects,
     }
@@ -427,13 +445,14 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             timeouts=2 * programs.timeouts_ms(),
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
+            unprivileged=_unprivileged(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
         )
         config.write(0, settings)
         config.close()
         sysctls = SharedArray(maps["sysctls"], layout.SYSCTLS)
-        sysctls.write(0, layout.SYSCTLS.pack(**sysctl.DEFAULTS))
+        sysctls.write(0, layout.SYSCTLS.pack(**sysctl_defaults()))
         sysctls.close()
         forwarding.open_up(closed)
         _learn_addresses(Hash(maps["own_addresses"]))
@@ -451,6 +470,15 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         for fd in (*maps.values(), *loaded.values()):
             os.close(fd)
     os.rename(new, f"{where}/current")
+
+
+def _pool_slots(services: int, dests: int) -> int:
+    """Room for every service with a table of 256 entries, for every real server three times (a change writes a new pool
+    beside the old one, and the one before may have left a gap that is too small), for a table of mh for one service in
+    16, but 256 at least, and a quarter more: they do not fit without gaps."""
+    table, maglev = 256 // _layout.POOL_TABLE_SLOT, 4096 // _layout.POOL_TABLE_SLOT
+    tables = max(services // 16, min(services, 256))
+    return 1024 + (services * (4 + table) + 3 * dests + tables * maglev) * 5 // 4
 
 
 def _left_to_undo(new: str) -> int:
@@ -490,6 +518,9 @@ def unload() -> bool:
                 instance.close()
             except DatapathError:
                 pass  # another version's: it can still be removed
+            from pylvs.datapath import detour
+
+            detour.clear()
             links = f"{where}/current/links"
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)

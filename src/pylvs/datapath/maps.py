@@ -43,9 +43,10 @@ class SharedArray:
         """One member of one record."""
         return self.layout.get(self.memory, number, name)
 
-    def put(self, number: int, name: str, value: Any) -> None:
-        """Set one member of one record. A number is one store: other readers see it old or new, and nothing else."""
-        offset, form, size = self.layout.place(name)
+    def put(self, number: int, name: str, value: Any, layout: Layout | None = None) -> None:
+        """Set one member of one record, perhaps of another layout than most are. A number is one store: other readers
+        see it old or new, and nothing else."""
+        offset, form, size = (layout or self.layout).place(name)
         at = number * self.layout.size + offset
         if isinstance(value, int):
             self._words[form][at // size] = value
@@ -101,11 +102,15 @@ class PerCpuArray:
         self._row = struct.Struct(f"={size // 8}Q")
         self._size = self._row.size * self._cpus
 
-    def sums(self, number: int) -> tuple[int, ...]:
-        """The counters of one record, summed over the CPUs."""
+    def rows(self, number: int) -> list[tuple[int, ...]]:
+        """The counters of one record, of each CPU."""
         value = syscall.map_lookup(self.fd, struct.pack("=I", number), self._size)
         assert value is not None  # every record of an array is there
-        return tuple(map(sum, zip(*self._row.iter_unpack(value), strict=True)))
+        return list(self._row.iter_unpack(value))
+
+    def sums(self, number: int) -> tuple[int, ...]:
+        """The counters of one record, summed over the CPUs."""
+        return tuple(map(sum, zip(*self.rows(number), strict=True)))
 
     def clear(self, number: int) -> None:
         syscall.map_update(self.fd, struct.pack("=I", number), bytes(self._size))

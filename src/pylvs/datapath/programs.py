@@ -5,7 +5,9 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from pylvs.datapath.maps import possible_cpus
+from pylvs.datapath.memory import free_pages_at
 from pylvs.errors import DatapathError
+from pylvs.helpers import sip
 from pylvs.protocols import sctp, tcp, timeouts
 
 RESIZING = "_resizing"
@@ -50,11 +52,15 @@ def load(
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
+        **_sip_constants(),
         "sctp_next": sctp.table_bytes(),
         "sctp_events": sctp.chunk_bytes(),
         "sctp_active": sctp.active_bytes(),
         "sctp_half_open": sctp.half_open_bytes(),
         "sctp_shift": sctp.shift_bytes(),
+        "tcp_thinned": tcp.thinned_bytes(),
+        "sctp_thinned": sctp.thinned_bytes(),
+        "free_pages_at": free_pages_at().to_bytes(8, "little"),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
     if kind == RESIZING:
@@ -76,6 +82,12 @@ def load(
     for name in [name for name in maps if "." in name]:  # constants belong to their program alone
         os.close(maps.pop(name))
     return maps, {**traffic.programs, **heartbeat.programs}
+
+
+def _sip_constants() -> dict[str, bytes]:
+    marks = {f"sip_{name.lower()}": sip.STATES.index(name) for name in ("VALUE", "WORD", "NOTHING", "FOUND", "FAILED")}
+    numbers = {name: struct.pack("=I", number) for name, number in marks.items()}
+    return {"sip_class": sip.classes_bytes(), "sip_table": sip.table_bytes(), **numbers}
 
 
 def timeouts_ms() -> tuple[int, ...]:

@@ -103,7 +103,7 @@ def _nobody_looking(running: Instance) -> Iterator[None]:
 def _settle(running: Instance) -> None:
     """One table is in force again, and the programs that run know no other."""
     for name in os.listdir(f"{running.path}/programs"):
-        if name.startswith("move"):
+        if name.startswith(("move", "mend", "clear")):
             os.unlink(f"{running.path}/programs/{name}")
     _forget_others(running)
     running.config.put(0, "resizing", _layout.RESIZING_NOT)
@@ -154,10 +154,12 @@ def _take_over(running: Instance, groups: int) -> int:
         if left:
             if _move(running, _layout.RESIZING_TO_OLD, for_two["move"], groups):
                 return left  # both stay in use, and nothing is lost; the next command tries again
+            _mend(for_two, old)
             running.replace_programs()
             syscall.wait_for_packets()
             _settle(running)
             return left
+        _mend(for_two, groups)
         running.put_in_place(usual)
         syscall.wait_for_packets()
     finally:
@@ -187,8 +189,23 @@ def _move(running: Instance, to: int, program: int, groups: int) -> int:
     return left
 
 
+def _mend(loaded: dict[str, int], groups: int) -> None:
+    """All is in one table of so many groups: whatever referred to the other one is told where that is now."""
+    # a packet that had found what controls its connection in the old place may still refer to that
+    syscall.wait_for_packets()
+    for name in ("mend", "clear"):
+        for first in range(0, groups, _SLICE):
+            _run_slice(loaded[name], first)
+        syscall.wait_for_packets()
+
+
 def _move_slice(program: int, first: int) -> int:
     """Move what is in some groups; how many did not fit."""
+    return _run_slice(program, first)
+
+
+def _run_slice(program: int, first: int) -> int:
+    """Run a program on some groups; its answer."""
     context = bytearray(_CONTEXT)
     context[_MARK : _MARK + 4] = first.to_bytes(4, "little")
     return syscall.run(program, bytes(_SLICE), bytes(context))[0]

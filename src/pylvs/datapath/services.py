@@ -1,156 +1,53 @@
 """Virtual services and real servers in the shared maps.
 
 Rules of this file:
- - What packets see of a service changes in one store: the service's `pool`. A change writes a whole new pool beside
-   the old one and then points there; so a weight, a new real server and another scheduler all appear atomically.
+ - What packets see of a service changes in one store: the service's `pool`, or a weight in it. A change writes a whole
+   new pool beside the old one and then points there; so a new real server and another scheduler appear atomically.
  - Around that store, `config.changing` names the service: a command that was killed in between left the pool either
-   old or new, and the next command makes the rest agree with it (`repair`).
+   old or new, and the next command makes the rest agree with it (`repair`). What can fail is done before.
  - The caller holds the namespace's lock while changing anything.
  - What a process remembers (`_Memory`) holds as long as `config.generation` is what it left behind.
 """
 
 import struct
-import time
-from _socket import AF_INET6, htonl, htons, inet_ntop, inet_pton, ntohl, ntohs
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from _socket import htons
+from collections.abc import Iterable, Iterator
 
 from pylvs import schedulers
-from pylvs.datapath import _layout
+from pylvs.datapath import _layout, pools
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import DEST, POOL_HEAD, POOL_OPTIONS, POOL_SERVER, SERVICE, SERVICE_KEY
-from pylvs.datapath.maps import SharedArray
+from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
+from pylvs.datapath.pools import Member, Pool, Pools, Row
+from pylvs.datapath.records import (
+    conn_flags,
+    endpoint,
+    endpoint_of,
+    pack_address,
+    pack_options,
+    real_server,
+    serves,
+    service_key,
+    unpack_address,
+    virtual_service,
+)
 from pylvs.datapath.statistics import Statistics
+from pylvs.datapath.trash import Trash
 from pylvs.errors import NoSuchDestination, NoSuchService, TableFull
-from pylvs.model import MASQ, RealServer, VirtualService, scheduler_flag_names
+from pylvs.model import RealServer, VirtualService
 
-_REST = 50_000_000  # ns that a slot of a pool rests before it is written again
-_TRASH_TICK = 60 * 10**9
-_TRASH_IDLE = 120 * 10**9
+__all__ = ["Member", "ServiceTable", "service_key", "unpack_address"]
 _NUMBER = struct.Struct("=I")
 _ALL = 0xFFFFFFFF  # config.changing: a flush
-_FIRST = 2  # a pool's real servers stand behind its head and its options
-_ENGINES = ("", "sip")
-_SCHEDULER_FLAGS = (_layout.POOL_SCHED1, _layout.POOL_SCHED2, _layout.POOL_SCHED3)
-
-
-class Member(NamedTuple):
-    """A real server's place in a pool: its number among all, and what its service says about it."""
-
-    dest: int
-    weight: int
-    flags: int
 
 
 class _Memory:
     """What reading all tables told us, so that restoring 100,000 real servers does not read them as often."""
 
     def __init__(self, instance: Instance):
-        config = instance.config
-        services, pools = instance.services, instance.pools
-        self.used = bytearray(pools.entries)
-        self.used[0] = 1
-        for number in range(config.get(0, "services_high")):
-            pool = services.get(number, "pool")
-            if services.get(number, "flags") & _layout.SERVICE_USED and pool:
-                size = pool_size(pools, pool)
-                self.used[pool : pool + size] = b"\1" * size
-        self.trash: dict[bytes, int] = {}
-        dests = instance.dests
-        for number in range(config.get(0, "dests_high")):
-            if dests.get(number, "flags") & (_layout.DEST_USED | _layout.DEST_AVAILABLE) == _layout.DEST_USED:
-                self.trash[_identity(dests.read(number))] = number
+        self.pools = Pools(instance)
+        self.trash = Trash(instance)
         self.members: dict[int, dict[bytes, int]] = {}
         self.free_service = self.free_dest = 0
-
-
-def _identity(record: bytes) -> bytes:
-    """By what a real server is known again in the trash (facts 1.11): its address and port, and its service."""
-    return DEST.pack(
-        address=DEST.get(record, 0, "address"),
-        port=DEST.get(record, 0, "port"),
-        family=DEST.get(record, 0, "family"),
-        key=DEST.get(record, 0, "key"),
-    )
-
-
-def _endpoint(record: bytes) -> bytes:
-    """By what a real server is known within its service: address, port and family, which stand first in its record."""
-    return record[: DEST.place("flags")[0]]
-
-
-def pack_address(address: str) -> bytes:
-    """An address as the maps hold it."""
-    if ":" in address:
-        return inet_pton(AF_INET6, address)
-    return inet_pton(2, address) + bytes(12)
-
-
-def unpack_address(raw: bytes, family: int) -> str:
-    """The text of an address from the maps."""
-    return inet_ntop(family, raw if family == AF_INET6 else raw[:4])
-
-
-def service_key(service: VirtualService) -> bytes:
-    """The key under which the packet path finds a service."""
-    family, protocol, address, port, fwmark = service.key
-    return SERVICE_KEY.pack(
-        address=pack_address(address) if address else bytes(16),
-        fwmark=fwmark,
-        port=htons(port),
-        protocol=protocol,
-        family=family,
-    )
-
-
-def pack_options(service: VirtualService) -> bytes:
-    """What a service's pool says beside its real servers."""
-    flags = _layout.POOL_PERSISTENT if service.persistent else 0
-    flags |= _layout.POOL_ONE_PACKET if service.one_packet else 0
-    for name, bit in zip(scheduler_flag_names(service.scheduler), _SCHEDULER_FLAGS, strict=True):
-        flags |= bit if name in service.scheduler_flags else 0
-    return POOL_OPTIONS.pack(
-        flags=flags,
-        timeout=service.persistent,
-        netmask=service.netmask if service.family == AF_INET6 else htonl(service.netmask),
-        engine=_ENGINES.index(service.persistence_engine),
-    )
-
-
-def pool_size(pools: SharedArray, pool: int) -> int:
-    """How many slots a pool takes."""
-    table = POOL_OPTIONS.get(pools.memory, pool + 1, "table")
-    return int(_FIRST + pools.get(pool, "count") + -(-table // _layout.POOL_TABLE_SLOT))
-
-
-def _service_of(key: bytes, scheduler: int, options: bytes) -> VirtualService:
-    address, fwmark, port, protocol, family = SERVICE_KEY.unpack(key)
-    flags, timeout, netmask, engine = struct.unpack_from("=4I", options)
-    name = schedulers.name_of(scheduler)
-    return VirtualService(
-        "" if fwmark else unpack_address(address, family),
-        ntohs(port),
-        protocol,
-        family,
-        fwmark,
-        name,
-        tuple(
-            flag for flag, bit in zip(scheduler_flag_names(name), _SCHEDULER_FLAGS, strict=True) if flags & bit
-        ),
-        timeout if flags & _layout.POOL_PERSISTENT else 0,
-        netmask if family == AF_INET6 else ntohl(netmask),
-        _ENGINES[engine],
-        bool(flags & _layout.POOL_ONE_PACKET),
-    )
-
-
-def _family_bit(family: int) -> int:
-    return _layout.SERVES_IPV6 if family == AF_INET6 else _layout.SERVES_IPV4
-
-
-def conn_flags(method: int) -> int:
-    """The flags that a connection to such a real server is born with (facts 1.8)."""
-    return method | _layout.CONN_INACTIVE | (0 if method == MASQ else _layout.CONN_NOOUTPUT)
 
 
 class ServiceTable:
@@ -209,49 +106,41 @@ class ServiceTable:
     def look(self, number: int) -> tuple[VirtualService, list[Member]] | None:
         """A service and its real servers, newest first, as they were at one moment; None if it is gone by now.
 
-        Whoever only looks holds no lock: a pool is never changed while a service points to it, so what was read is of
-        one piece if the service still points there afterwards.
+        Whoever only looks holds no lock: what was read is of one piece if no change was made meanwhile.
         """
-        services = self._instance.services
+        services, config = self._instance.services, self._instance.config
         while services.get(number, "flags") & _layout.SERVICE_USED:
-            pool, key = services.get(number, "pool"), services.get(number, "key")
-            if not pool:
+            generation, key = config.get(0, "generation"), services.get(number, "key")
+            if not services.get(number, "pool"):
                 break  # still being made
-            kind, members = self._instance.pools.get(pool, "scheduler"), self._pool_members(pool)
-            options = self._instance.pools.read(pool + 1)
-            if services.get(number, "pool") != pool or services.get(number, "key") != key:
+            version = self._version(number)
+            pool = pools.read(self._instance, number)
+            if (config.get(0, "generation"), services.get(number, "key")) != (generation, key):
                 continue
-            changing = self._instance.config.get(0, "changing")
+            if self._version(number) != version:
+                continue
+            changing = config.get(0, "changing")
             if changing == _ALL or (changing == number + 1 and self.find_key(key) != number):
                 break  # a command is just making or deleting it, or was killed while it did
-            return _service_of(key, kind, options), members
+            name = schedulers.name_of(pool.scheduler, pool.name)
+            return virtual_service(key, name, pool.options), pool.members()
         return None
 
-    def head(self, number: int) -> tuple[int, int, int, int, int]:
-        """(scheduler, real servers, state, step, top) of a service's pool."""
+    def _version(self, number: int) -> tuple[int, int]:
         pool = self._instance.services.get(number, "pool")
-        return POOL_HEAD.unpack(self._instance.pools.memory, pool)[:5]
+        return pool, self._instance.pools.get(pool, "version")
 
     def members(self, number: int) -> list[Member]:
         """A service's real servers, newest first; for whoever holds the lock."""
-        return self._pool_members(self._instance.services.get(number, "pool"))
+        return pools.read(self._instance, number).members()
 
     def _member_dests(self, number: int) -> set[int]:
         return {member.dest for member in self.members(number)}
 
-    def _pool_members(self, pool: int) -> list[Member]:
-        records = self._instance.pools.read(pool + _FIRST, self._instance.pools.get(pool, "count"))
-        return [Member(*record[:3]) for record in POOL_SERVER.iterate(records)]
-
     def real_server(self, member: Member) -> RealServer:
         """A real server as it is configured."""
-        dests = self._instance.dests
-        family = dests.get(member.dest, "family")
-        address = unpack_address(dests.get(member.dest, "address"), family)
-        port = ntohs(dests.get(member.dest, "port"))
-        load = self._instance.dest_loads
-        upper, lower = load.get(member.dest, "upper"), load.get(member.dest, "lower")
-        return RealServer(address, port, member.flags & _layout.CONN_METHOD, member.weight, upper, lower)
+        record = self._instance.dests.read(member.dest)
+        return real_server(record, member.weight, member.flags, member.upper, member.lower)
 
     def counters(self, number: int) -> list[int]:
         """The counters of a service and its real servers."""
@@ -271,14 +160,13 @@ class ServiceTable:
         if index is None:
             dests = self._instance.dests
             index = memory.members[number] = {
-                _endpoint(dests.read(member.dest)): member.dest for member in self.members(number)
+                endpoint(dests.read(member.dest)): member.dest for member in self.members(number)
             }
         return index
 
     def find_dest(self, number: int, server: RealServer) -> int | None:
         """The number of a service's real server, or None."""
-        wanted = DEST.pack(address=pack_address(server.address), port=htons(server.port), family=server.family)
-        return self._member_index(number).get(_endpoint(wanted))
+        return self._member_index(number).get(endpoint_of(server))
 
     # ---- changing ---------------------------------------------------------------------------------------------------
 
@@ -286,34 +174,48 @@ class ServiceTable:
         """Define a new service, without real servers.
 
         Raises:
-            TableFull
+            TableFull, NoSuchScheduler
         """
         instance, memory = self._instance, self._remembered()
         number = self._free_number("services", _layout.SERVICE_USED, memory.free_service)
-        memory.free_service = number + 1
         key = service_key(service)
+        pool = memory.pools.write(number, self._bound(service, b""))
+        memory.free_service = number + 1
         self._begin(number)
         made = instance.config.get(0, "generation")
         instance.services.write(number, SERVICE.pack(key=key, flags=_layout.SERVICE_USED, made=made))
         self.statistics.clear(self.statistics.of_service(number))
         if number >= instance.config.get(0, "services_high"):
             instance.config.put(0, "services_high", number + 1)
-        scheduler = schedulers.find(service.scheduler)
-        self._commit(number, scheduler.NUMBER, [], scheduler.start([]), pack_options(service))
-        instance.config.put(0, "families", instance.config.get(0, "families") | _family_bit(service.family))
+        memory.pools.swap(number, pool)
+        instance.config.put(0, "families", instance.config.get(0, "families") | serves(key))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
 
     def edit(self, number: int, service: VirtualService) -> None:
-        """Give a service another scheduler and other options. With the same scheduler nothing starts anew."""
-        scheduler, members = schedulers.find(service.scheduler), self.members(number)
-        kind, _, state, step, top = self.head(number)
-        head = schedulers.Head(state, step, top)
-        if kind != scheduler.NUMBER:
-            head = scheduler.start([member.weight for member in members])
+        """Give a service another scheduler and other options. With the same scheduler nothing starts anew.
+
+        Raises:
+            TableFull, NoSuchScheduler
+        """
+        memory = self._remembered()
+        old = memory.pools.read(number)
+        new = self._bound(service, old.servers)
+        if (new.scheduler, new.name) == (old.scheduler, old.name):
+            new = new._replace(head=old.head, bound=old.bound)
+        pool = memory.pools.write(number, new)
         self._begin(number)
-        self._commit(number, scheduler.NUMBER, members, head, pack_options(service))
+        memory.pools.swap(number, pool)
         self._done()
+
+    def _bound(self, service: VirtualService, servers: bytes) -> Pool:
+        """The pool of a service whose scheduler was just bound."""
+        scheduler, row = schedulers.find(service.scheduler), Row(servers, self._instance.dests, service.family)
+        options = pack_options(service)
+        bound = (self._instance.config.get(0, "generation") + 1) & 0xFFFFFFFF  # 0 is that of a cache that never was
+        name = service.scheduler if ":" in service.scheduler else ""
+        pool = Pool(scheduler.number, scheduler.start(row), bound, options, servers, name=name)
+        return pool._replace(table=pools.pack_table(scheduler.table(row, pool.flags)))
 
     def delete(self, number: int) -> None:
         """Remove a service; its real servers go to the trash, its connections stay until their time is over."""
@@ -337,10 +239,10 @@ class ServiceTable:
         """Add a real server at the list's head. One that waits in the trash comes back with its connections.
 
         Raises:
-            TableFull
+            TableFull, InvalidValue, NoSuchScheduler
         """
         instance, memory = self._instance, self._remembered()
-        self._empty_trash()
+        memory.free_dest = min([memory.free_dest, *memory.trash.empty()])
         key = instance.services.get(number, "key")
         made = instance.services.get(number, "made")
         record = DEST.pack(
@@ -348,11 +250,14 @@ class ServiceTable:
             flags=_layout.DEST_USED | (_layout.DEST_LOCAL if local else 0), service=number, key=key,
             service_made=made,
         )  # fmt: skip
-        identity = _identity(record)
-        dest = memory.trash.get(identity)
+        known = memory.trash.find(record)
+        dest = self._free_number("dests", _layout.DEST_USED, memory.free_dest) if known is None else known
+        index = self._member_index(number)
+        member = _member(dest, server, server.weight)
+        old = memory.pools.read(number)
+        pool = self._changed(number, old, member.pack() + old.servers, lambda place: place + 1, (dest, record))
         self._begin(number)
-        if dest is None:
-            dest = self._free_number("dests", _layout.DEST_USED, memory.free_dest)
+        if known is None:
             memory.free_dest = dest + 1
             instance.dests.write(dest, record)
             instance.dest_loads.write(dest, bytes(instance.dest_loads.layout.size))
@@ -363,47 +268,70 @@ class ServiceTable:
             self.statistics.clear(self.statistics.of_dest(dest))  # its service was deleted and made anew
             instance.dests.put(dest, "service", number)
             instance.dests.put(dest, "service_made", made)
-        memory.trash.pop(identity, None)
-        index = self._member_index(number)
-        members = [Member(dest, server.weight, conn_flags(server.method)), *self.members(number)]
+        memory.trash.forget(record)
         self._make_available(dest, local)
-        self._put_limits(dest, server)
-        self._change_members(number, members, lambda place: place + 1)
-        index[_endpoint(record)] = dest
+        memory.pools.swap(number, pool)
+        self._put_limits(member)
+        index[endpoint(record)] = dest
         self._done()
 
     def edit_server(self, number: int, dest: int, server: RealServer, local: bool) -> None:
-        """Change a real server's weight and method. Connections keep the method that they were born with."""
-        members = [
-            Member(dest, server.weight, conn_flags(server.method)) if member.dest == dest else member
-            for member in self.members(number)
-        ]
-        self._begin(number)
+        """Change a real server's weight, method and thresholds. Connections keep the method that they were born with.
+
+        Raises:
+            TableFull, InvalidValue, NoSuchScheduler
+        """
+        memory, slot = self._remembered(), self._instance.services.get(number, "pool")
+        place = memory.pools.place(slot, dest)
+        if place is None:
+            raise NoSuchDestination("the service has no such real server")
+        was = memory.pools.member(slot, place)
+        member = _member(dest, server, server.weight or was.last_weight)
+        only_weight = member == was._replace(weight=member.weight, last_weight=member.last_weight)
+        if only_weight and not memory.pools.scheduler(slot).weighs(was, member):
+            self._begin(number)
+            memory.pools.weigh(slot, place, member.weight)
+        else:
+            old = memory.pools.read(number)
+            size = len(old.servers) // old.count
+            servers = old.servers[: place * size] + member.pack() + old.servers[(place + 1) * size :]
+            pool = self._changed(number, old, servers, lambda place: place)
+            self._begin(number)
+            memory.pools.swap(number, pool)
         self._make_available(dest, local)
-        self._put_limits(dest, server)
-        self._change_members(number, members, lambda place: place)
+        self._put_limits(member)
         self._done()
 
     def delete_server(self, number: int, dest: int) -> None:
-        """Take a real server out of its service, into the trash."""
-        old = self.members(number)
-        gone = next((place for place, member in enumerate(old) if member.dest == dest), None)
+        """Take a real server out of its service, into the trash.
+
+        Raises:
+            NoSuchDestination, TableFull, InvalidValue, NoSuchScheduler
+        """
+        memory = self._remembered()
+        gone = memory.pools.place(self._instance.services.get(number, "pool"), dest)
         if gone is None:
             raise NoSuchDestination("the service has no such real server")
-        index = self._member_index(number)
+        index, old = self._member_index(number), memory.pools.read(number)
+        size = len(old.servers) // old.count
+        servers = old.servers[: gone * size] + old.servers[(gone + 1) * size :]
+        pool = self._changed(number, old, servers, lambda place: place - (place >= gone))
         self._begin(number)
-        self._change_members(number, old[:gone] + old[gone + 1 :], lambda place: place - (place >= gone))
-        self._to_trash(dest)
-        del index[_endpoint(self._instance.dests.read(dest))]
+        memory.pools.swap(number, pool)
+        memory.trash.put(dest)
+        del index[endpoint(self._instance.dests.read(dest))]
         self._done()
 
-    def _change_members(self, number: int, members: Sequence[Member], places: schedulers.Places) -> None:
-        kind, _, state, step, top = self.head(number)
-        scheduler = schedulers.find(schedulers.name_of(kind))
-        weights = [member.weight for member in members]
-        options = self._instance.pools.read(self._instance.services.get(number, "pool") + 1)
-        head = scheduler.changed(schedulers.Head(state, step, top), weights, places)
-        self._commit(number, kind, members, head, options)
+    def _changed(
+        self, number: int, old: Pool, servers: bytes, places: schedulers.Places, newcomer: tuple[int, bytes] = (-1, b"")
+    ) -> int:
+        """Write the pool that a service has after a change of its real servers. Returns its slot."""
+        scheduler = schedulers.find(schedulers.name_of(old.scheduler, old.name))
+        family = SERVICE_KEY.get(self._instance.services.get(number, "key"), 0, "family")
+        row = Row(servers, self._instance.dests, family, newcomer)
+        head = scheduler.changed(old.head, row, places)
+        table = pools.pack_table(scheduler.table(row, old.flags))
+        return self._remembered().pools.write(number, old._replace(head=head, servers=servers, table=table))
 
     def repair(self) -> None:
         """Finish what a killed command began (the lock is held, so nobody else is at it)."""
@@ -421,7 +349,7 @@ class ServiceTable:
             if self.find_key(services.get(number, "key")) != number:
                 self._tidy(number, everybody)
             else:
-                self._agree(number, self._member_dests(number), everybody)
+                self._agree(number, self.members(number), everybody)
         self._serve_families()
         self._done()
 
@@ -438,51 +366,15 @@ class ServiceTable:
         self._generation = generation
 
     def _serve_families(self) -> None:
-        """Tell the packet path which families have services."""
+        """Tell the packet path what there are services of."""
         config, services = self._instance.config, self._instance.services
         left = config.get(0, "families")
         found = 0
         for number in self.numbers():
-            found |= _family_bit(SERVICE_KEY.get(services.get(number, "key"), 0, "family"))
+            found |= serves(services.get(number, "key"))
             if found == left:
                 return
         config.put(0, "families", found)
-
-    def _commit(
-        self, number: int, kind: int, members: Sequence[Member], head: schedulers.Head, options: bytes
-    ) -> None:
-        """Write a pool and make it the service's, in one store."""
-        instance, memory = self._instance, self._remembered()
-        size = _FIRST + len(members)
-        pool = self._free_pool(memory, size)
-        records = [POOL_HEAD.pack(scheduler=kind, count=len(members), state=head.state, step=head.step, top=head.top)]
-        records.append(options)
-        records += [POOL_SERVER.pack(dest=m.dest, weight=m.weight, flags=m.flags) for m in members]
-        instance.pools.write(pool, b"".join(records))
-        old = instance.services.get(number, "pool")
-        old_size = pool_size(instance.pools, old) if old else 0
-        instance.services.put(number, "pool", pool)
-        memory.used[pool : pool + size] = b"\1" * size
-        memory.used[old : old + old_size] = bytes(old_size)
-
-    def _free_pool(self, memory: _Memory, size: int) -> int:
-        config = self._instance.config
-        free = bytes(size)
-        pool = memory.used.find(free, config.get(0, "pool_next"))
-        if pool < 0:
-            # From the start again. A packet may still be reading what was given up a moment ago.
-            passed = time.monotonic_ns() - config.get(0, "pool_wrapped")
-            if passed < _REST:
-                time.sleep((_REST - passed) / 1e9)
-            config.put(0, "pool_wrapped", time.monotonic_ns())
-            pool = memory.used.find(free)
-        if pool < 0:
-            raise TableFull(
-                f"no room for a service with {size - _FIRST} real servers; load with more: "
-                "pylvs unload; pylvs load --max-dests N"
-            )
-        config.put(0, "pool_next", pool + size)
-        return pool
 
     def _free_number(self, table: str, used: int, hint: int) -> int:
         """A number that no service or real server has."""
@@ -500,58 +392,49 @@ class ServiceTable:
 
     def _make_available(self, dest: int, local: bool) -> None:
         flags = _layout.DEST_USED | _layout.DEST_AVAILABLE | (_layout.DEST_LOCAL if local else 0)
-        self._instance.dests.put(dest, "flags", flags)
+        if self._instance.dests.get(dest, "flags") != flags:
+            self._instance.dests.put(dest, "flags", flags)
 
-    def _put_limits(self, dest: int, server: RealServer) -> None:
-        """What connections ask of a real server beside its pool."""
-        loads = self._instance.dest_loads
-        loads.put(dest, "weight", server.weight)
-        loads.put(dest, "flags", conn_flags(server.method))
-        loads.put(dest, "upper", server.upper)
-        loads.put(dest, "lower", server.lower)
-
-    def _to_trash(self, dest: int) -> None:
-        dests = self._instance.dests
-        dests.put(dest, "deleted", self._instance.now())
-        dests.put(dest, "flags", dests.get(dest, "flags") & ~_layout.DEST_AVAILABLE)
-        self._remembered().trash[_identity(dests.read(dest))] = dest
+    def _put_limits(self, member: Member) -> None:
+        """What connections ask of a real server beside its pool, and what new thresholds make of it (facts 1.9): between
+        the two it stays what it was."""
+        loads, dest = self._instance.dest_loads, member.dest
+        loads.put(dest, "weight", member.weight)
+        loads.put(dest, "flags", member.flags)
+        upper, lower = member.upper, member.lower
+        if (loads.get(dest, "upper"), loads.get(dest, "lower")) == (upper, lower):
+            return
+        loads.put(dest, "upper", upper)
+        loads.put(dest, "lower", lower)
+        total = loads.get(dest, "total")
+        if upper and total >= upper:
+            loads.put(dest, "overload", 1)
+        elif total < (lower or upper - upper // 4) or not upper:
+            loads.put(dest, "overload", 0)
 
     def _tidy(self, number: int, dests: Iterable[int]) -> None:
         """What remains to be done for a service that packets no longer find, and for those of `dests` that are its."""
-        self._agree(number, set(), dests)
+        self._agree(number, (), dests)
         memory = self._remembered()
-        pool = self._instance.services.get(number, "pool")
-        size = pool_size(self._instance.pools, pool) if pool else 0
+        memory.pools.swap(number, 0)
         self._instance.services.write(number, bytes(SERVICE.size))
-        memory.used[pool : pool + size] = bytes(size)
         memory.members.pop(number, None)
         memory.free_service = min(memory.free_service, number)
 
-    def _agree(self, number: int, members: set[int], among: Iterable[int]) -> None:
+    def _agree(self, number: int, members: Iterable[Member], among: Iterable[int]) -> None:
         """Let those of `among` that are this service's be available if they are its members, and else in the trash."""
-        dests = self._instance.dests
+        dests, there = self._instance.dests, {member.dest: member for member in members}
         for dest in among:
             flags = dests.get(dest, "flags")
             if not flags & _layout.DEST_USED or dests.get(dest, "service") != number:
                 continue
-            if dest in members and not flags & _layout.DEST_AVAILABLE:
-                dests.put(dest, "flags", flags | _layout.DEST_AVAILABLE)
-            elif dest not in members and flags & _layout.DEST_AVAILABLE:
-                self._to_trash(dest)
+            if dest in there:
+                if not flags & _layout.DEST_AVAILABLE:
+                    dests.put(dest, "flags", flags | _layout.DEST_AVAILABLE)
+                self._put_limits(there[dest])
+            elif flags & _layout.DEST_AVAILABLE:
+                self._remembered().trash.put(dest)
 
-    def _empty_trash(self) -> None:
-        """Forget real servers that have been without a connection for as long as the kernel keeps them: a tick every
-        60 s after the deletion sees them idle, and one at least 120 s later frees them (facts 1.11)."""
-        memory = self._remembered()
-        now = self._instance.now()
-        for identity, dest in list(memory.trash.items()):
-            loads = self._instance.dest_loads
-            if loads.get(dest, "total") > 0 or loads.get(dest, "persistent") > 0:
-                continue
-            deleted = self._instance.dests.get(dest, "deleted")
-            idle = max(self._instance.dest_loads.get(dest, "idle") - deleted, 0)
-            seen = max(-(-idle // _TRASH_TICK), 1) * _TRASH_TICK
-            if now - deleted >= seen + _TRASH_IDLE:
-                self._instance.dests.put(dest, "flags", 0)
-                del memory.trash[identity]
-                memory.free_dest = min(memory.free_dest, dest)
+
+def _member(dest: int, server: RealServer, last_weight: int) -> Member:
+    return Member(dest, server.weight, conn_flags(server.method), last_weight, server.upper, server.lower)

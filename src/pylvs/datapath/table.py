@@ -23,7 +23,7 @@ _M64, _M32 = (1 << 64) - 1, (1 << 32) - 1
 _AT_ONCE = 1 << 20  # tags
 _IS_USED = bytes(tag != _layout.TAG_FREE for tag in range(256))
 _ORDER = sys.byteorder
-_KEYED = (_layout.SLOT_CONN, _layout.SLOT_BACK)
+_KEYED = (_layout.SLOT_CONN, _layout.SLOT_BACK, _layout.SLOT_TEMPLATE, _layout.SLOT_INVALID)
 _SLOT_BYTES = CONN.size + 1 + GROUP.size / GROUP_SLOTS  # the slot itself, its tag, its part of its group's counts
 _WORDS = {AF_INET: Struct("=2I"), AF_INET6: Struct("=8I")}
 

@@ -277,7 +277,8 @@ def _ipv6(request: Request, _argument: str | None, _names: Names) -> None:
 
 def _scheduler(request: Request, argument: str | None, _names: Names) -> None:
     _once(request, "scheduler")
-    request.scheduler = (argument or "")[:NAME_MAX]
+    name = argument or ""
+    request.scheduler = name if ":" in name else name[:NAME_MAX]
 
 
 def _flags(request: Request, argument: str | None, _names: Names) -> None:

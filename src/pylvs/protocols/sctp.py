@@ -22,6 +22,9 @@ ACTIVE = ("ESTABLISHED",)
 # associations whose handshake is not over, which their client begins anew.
 HALF_OPEN = ("INIT1", "INIT", "C-SENT", "C-REPLIED", "C-WAIT", "COOKIE", "C-ECHOED")
 
+# What drop_entry does (facts 9.4): 1 drops an association in this state, 2 some of those that have been idle.
+THINNED = {"INIT1": 1, "INIT": 1, "ESTABLISHED": 2}
+
 DIRECTIONS = ("INPUT", "OUTPUT", "INPUT_ONLY")
 EVENTS = (
     "DATA", "INIT", "INIT_ACK", "COOKIE_ECHO", "COOKIE_ACK", "SHUTDOWN", "SHUTDOWN_ACK", "SHUTDOWN_COMPLETE",
@@ -93,6 +96,11 @@ def active_bytes() -> bytes:
 def half_open_bytes() -> bytes:
     """One byte for each state: does a connection in it give way when there is no room for a new one?"""
     return bytes(state in HALF_OPEN for state in STATES)
+
+
+def thinned_bytes() -> bytes:
+    """One byte for each state: what drop_entry does to an association in it."""
+    return bytes(THINNED.get(state, 0) for state in STATES)
 
 
 def timeouts_ms() -> tuple[int, ...]:

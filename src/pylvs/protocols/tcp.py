@@ -20,6 +20,8 @@ TIMEOUTS = {
 # The states that `ActiveConn` counts (facts 2.8).
 ACTIVE = ("ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK")
 HALF_OPEN = ("SYN_SENT", "SYN_RECV", "SYNACK")
+# What drop_entry does (facts 9.4): 1 drops a connection in this state, 2 some of those that have been idle.
+THINNED = {"SYN_RECV": 1, "SYNACK": 1, "ESTABLISHED": 2}
 
 DIRECTIONS = ("INPUT", "OUTPUT", "INPUT_ONLY")
 EVENTS = ("SYN", "FIN", "ACK", "RST")
@@ -84,6 +86,11 @@ def active_bytes() -> bytes:
 def half_open_bytes() -> bytes:
     """One byte for each state: does a connection in it give way when there is no room for a new one?"""
     return bytes(state in HALF_OPEN for state in STATES)
+
+
+def thinned_bytes() -> bytes:
+    """One byte for each state: what drop_entry does to a connection in it."""
+    return bytes(THINNED.get(state, 0) for state in STATES)
 
 
 def timeouts_ms() -> tuple[int, ...]:

@@ -1,7 +1,6 @@
-"""Least connection: the real server with the least load, an active connection counting 256 times an inactive one.
+"""Least connection: the real server with the least load, an active connection counting 257 times an inactive one.
 Facts 4.3."""
 
-from pylvs.schedulers import Stateless
+from pylvs.schedulers import Scheduler
 
-NAME, NUMBER = "lc", 3
-start, changed = Stateless.start, Stateless.changed
+SCHEDULER = Scheduler()

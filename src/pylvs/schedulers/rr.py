@@ -1,17 +1,14 @@
 """Round robin: each real server in turn, whatever its weight (unless 0). Facts 4.1."""
 
-from collections.abc import Sequence
-
-from pylvs.schedulers import Head, Places
-
-NAME, NUMBER = "rr", 1
+from pylvs.schedulers import Head, Places, Scheduler, Servers
 
 
-def start(weights: Sequence[int]) -> Head:
-    """Begin at the list's head."""
-    return Head()
+class Rr(Scheduler):
+    """State: 1 + the place that was chosen last."""
+
+    def changed(self, old: Head, servers: Servers, places: Places) -> Head:
+        """Stay at the server that was chosen last; if it is gone, at the one before it."""
+        return Head(places(old.state - 1) + 1 if old.state else 0)
 
 
-def changed(old: Head, weights: Sequence[int], places: Places) -> Head:
-    """Stay at the server that was chosen last; if it is gone, at the one before it."""
-    return Head(places(old.state - 1) + 1 if old.state else 0)
+SCHEDULER = Rr()

@@ -1,6 +1,5 @@
 """Weighted least connection: the real server with the least load for its weight. Facts 4.4. The default."""
 
-from pylvs.schedulers import Stateless
+from pylvs.schedulers import Scheduler
 
-NAME, NUMBER = "wlc", 4
-start, changed = Stateless.start, Stateless.changed
+SCHEDULER = Scheduler()

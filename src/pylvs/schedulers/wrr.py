@@ -7,9 +7,7 @@ the current weight is chosen once per pass.
 from collections.abc import Sequence
 from math import gcd
 
-from pylvs.schedulers import Head, Places
-
-NAME, NUMBER = "wrr", 2
+from pylvs.schedulers import STATE_PLACE_BITS, Head, Places, Scheduler, Servers, Weighed
 
 
 def _step_and_top(weights: Sequence[int]) -> tuple[int, int]:
@@ -17,18 +15,26 @@ def _step_and_top(weights: Sequence[int]) -> tuple[int, int]:
     return step, max(max(weights, default=0) - (step - 1), 0)
 
 
-def start(weights: Sequence[int]) -> Head:
-    """At the list's head, with the highest current weight."""
-    step, top = _step_and_top(weights)
-    return Head(top << 32, step, top)
+class Wrr(Scheduler):
+    """State: the current weight, and 1 + the place that was chosen last."""
+
+    def weighs(self, old: Weighed, new: Weighed) -> bool:
+        return True
+
+    def start(self, servers: Servers) -> Head:
+        """At the list's head, with the highest current weight."""
+        step, top = _step_and_top(servers.weights)
+        return Head(top << STATE_PLACE_BITS, step, top)
+
+    def changed(self, old: Head, servers: Servers, places: Places) -> Head:
+        """Back to the list's head; the current weight stays if it still can be one."""
+        step, top = _step_and_top(servers.weights)
+        current = old.state >> STATE_PLACE_BITS
+        if current > top or current == 0:
+            current = top
+        elif step > 1:
+            current = current // step * step + 1
+        return Head(current << STATE_PLACE_BITS, step, top)
 
 
-def changed(old: Head, weights: Sequence[int], places: Places) -> Head:
-    """Back to the list's head; the current weight stays if it still can be one."""
-    step, top = _step_and_top(weights)
-    current = old.state >> 32
-    if current > top or current == 0:
-        current = top
-    elif step > 1:
-        current = current // step * step + 1
-    return Head(current << 32, step, top)
+SCHEDULER = Wrr()

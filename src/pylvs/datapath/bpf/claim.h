@@ -159,7 +159,8 @@ struct birth {
 	__u32 made;		/* it was this one, and none that another CPU made at the same time */
 	__u32 nat;
 	__u32 back;		/* 1 + number of the slot of its real server's side */
-	__u32 pool;
+	__u32 service;
+	struct pool_options options;
 	__u32 persistent;	/* seconds; 0: not persistent */
 	__u32 once;		/* for one packet alone */
 	struct tuple reply;

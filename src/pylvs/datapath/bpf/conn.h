@@ -11,6 +11,9 @@
  */
 #pragma once
 
+#include "load.h"
+#include "control.h"
+
 /* ---- what a connection says ---------------------------------------------------------------------------------- */
 
 static __always_inline __u32 conn_method(const struct conn *c)
@@ -30,6 +33,18 @@ static __always_inline void conn_vaddr(const struct conn *c, union address *addr
 	union address four = { .word = { c->at.ipv4.vaddr } };
 
 	*address = c->family == AF_INET ? four : c->at.ipv6.vaddr;
+}
+
+/* The addresses under which it is found. */
+static __always_inline void conn_key(const struct conn *c, struct tuple *key)
+{
+	conn_caddr(c, &key->src);
+	conn_vaddr(c, &key->dst);
+	key->sport = c->cport;
+	key->dport = c->vport;
+	key->protocol = c->protocol;
+	key->family = c->family;
+	key->unused = 0;
 }
 
 /* The addresses under which a LVS-NAT real server's packets arrive. */
@@ -166,6 +181,10 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_method(c) == METHOD_MASQ) {
 		conn_back_key(c, d, &was->reply);
 		back_leave(&was->reply, number, now);
+	}
+	if ((life & LIFE_KIND) != SLOT_CONN && c->cport) {
+		conn_key(c, &was->reply);
+		bpf_map_delete_elem(&call_ids, &was->reply);
 	}
 	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
 	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);

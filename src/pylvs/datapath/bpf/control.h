@@ -12,6 +12,7 @@
 
 #define POSTPONED_FOR 60000	/* milliseconds */
 #define CONTROLS_GONE 0xc0000000u	/* counted down where the count no longer is: look where it went */
+#define MOVES_MOST 6		/* there and back again; more than once if commands were killed over it */
 #define CONTROLLED (KINDS(SLOT_CONN) | KINDS(SLOT_TEMPLATE) | KINDS(SLOT_INVALID))
 
 struct found {
@@ -64,8 +65,7 @@ static __always_inline __u32 control_now(__u32 control)
 {
 	struct conn *c;
 
-#pragma unroll
-	for (int i = 0; TWO_TABLES && i < 3; i++) {	/* there and back again, at most */
+	for (int i = 0; TWO_TABLES && i < MOVES_MOST; i++) {
 		c = conn_at(control - 1);
 		if (!c || (c->life & LIFE_KIND) != SLOT_MOVED)
 			break;
@@ -104,7 +104,8 @@ static __always_inline int control_join(__u32 number, __u32 life)
 
 	if (!rest)
 		return 0;
-	__sync_fetch_and_add(&rest->controls, 1);
+	if (__sync_fetch_and_add(&rest->controls, 1) >= CONTROLS_GONE / 2)
+		return 0;
 	if (*(volatile __u32 *)&c->life == life)
 		return 1;
 	control_leave(1 + number);

@@ -98,12 +98,16 @@ static __always_inline void estimate_due(const struct config *cfg, struct runtim
 		.dests = cfg->dests_high,
 	};
 	__u64 until = now / SLICE_TIME, since = rt->estimated, due;
+	const struct sysctls *sys = at(&sysctls, 0);
 
 	due = until > since ? until - since : 0;
 	if (due > EST_SLICES)
 		due = EST_SLICES;
 	/* no slice twice, whoever else is at it */
 	if (__sync_val_compare_and_swap(&rt->estimated, since, until) != since)
+		return;
+	/* then what is published stands still (facts 8.2) */
+	if (!sys || !sys->run_estimation || !sys->est_cpulist)
 		return;
 	w.slice = until - due + 1;
 	bpf_loop(due, slice_step, &w, 0);

@@ -48,6 +48,8 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 	if (!p || !way || !out)
 		return DROPPED_REWRITE_FAILED;
 	out->verdict = TC_ACT_SHOT;
+	if (!p->uncounted)
+		uncount_hop(skb, p);
 	length = wire_length(skb, p);
 	path = path_known(p->tuple.family, &any, &way->address, now);
 	if (!path || p->ttl <= 1 || length > path->mtu) {

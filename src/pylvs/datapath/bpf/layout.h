@@ -155,6 +155,13 @@ struct more {
 	__u64 unused_end;
 };
 
+/* What tells one template from another where the persistence engine is sip. */
+struct call_id {
+	__u32 length;
+	__u8 text[256];
+	__u32 unused;
+};
+
 /* The table is groups of 64 slots. Of each slot there is a byte: 0 if it is free, 1 if it is taken but not to be
  * found, else eight bits of its key's hash. Looking for a connection is looking for its byte, eight at a time. */
 enum table {
@@ -190,23 +197,37 @@ struct service_key {
 	__u8 family;
 };
 
-/* Families that have a service: with a family's last service IPVS stops seeing its packets, connections or not. */
+/* What there are services of (config.families): with a family's last service IPVS stops seeing its packets, connections
+ * or not; and what a packet need not be looked up as while there is none. */
 enum family_bit {
 	SERVES_IPV4 = 1,
 	SERVES_IPV6 = 2,
+	SERVES_MARKS = 4,	/* by firewall mark */
+	SERVES_FTP = 8,		/* on port 21 */
+	SERVES_PORT_ZERO = 16,
 };
 
 enum service_flag {
 	SERVICE_USED = 1,
 };
 
-/* Written by Python alone. `pool` is the one word whose change makes a new configuration of the service visible. */
+/* Written by Python, but for `state`. `pool` is the one word whose change makes a new configuration of the service
+ * visible. */
 struct service {
 	__u32 pool;		/* slot of the current pool's head; 0: none */
 	__u32 flags;		/* enum service_flag */
 	struct service_key key;
 	__u64 made;		/* config.generation at its making: tells it from a former service of this number */
-	__u64 unused[3];
+	__u64 state;		/* what its scheduler remembers of its choices, and of which pool that is (enum state) */
+	__u64 unused[2];
+};
+
+/* A scheduler's state is what stands in the service if its tag is that of the pool; else nobody has been chosen from
+ * this pool yet, and it is what Python has put into the pool's head. So a new pool and its state appear in one store,
+ * and the packet path never writes into a pool. */
+enum state {
+	STATE_PLACE_BITS = 23,	/* 1 + a place; 0: the list's head */
+	STATE_TAG_SHIFT = 54,	/* above: the low bits of the pool's version, halved */
 };
 
 enum scheduler {
@@ -215,19 +236,41 @@ enum scheduler {
 	SCHED_WRR,
 	SCHED_LC,
 	SCHED_WLC,
+	SCHED_LBLC,
+	SCHED_LBLCR,
+	SCHED_DH,
+	SCHED_SH,
+	SCHED_SED,
+	SCHED_NQ,
+	SCHED_FO,
+	SCHED_OVF,
+	SCHED_MH,
+	SCHED_TWOS,
+	SCHED_TABLE,		/* whatever Python class: the pool has its name and its table (table.py) */
 };
 
-/* A pool is what a service schedules over, and how: a head, its options, its real servers, newest first, and then the
- * lookup table of a scheduler that has one. Python writes a whole new pool and then points the service at it; of a pool
- * in use only `state` changes, by the packet path. */
+/* What SCHED_TABLE looks up its table by: pool_head.step. */
+enum table_key {
+	TABLE_BY_CLIENT,
+	TABLE_BY_CLIENT_PORT,
+	TABLE_BY_DESTINATION,
+	TABLE_KEY = 0xff,
+	TABLE_FALLBACK = 0x100,	/* if that one takes no connections, whoever comes next in the table */
+};
+
+/* A pool is what a service schedules over, and how: a head, its options, its real servers, newest first, then the
+ * lookup table of a scheduler that has one, and the name of one that is not LVS's own. Python writes a whole new pool
+ * and then points the service at it; of a pool in use nothing changes but weights, one store each. What it had before
+ * is written over at once: whoever has read something of a pool looks whether the service still points there, and
+ * whether its version is the same, and only then believes it. Versions never come again. */
 struct pool_head {
 	__u32 scheduler;	/* enum scheduler */
 	__u32 count;
-	__u64 state;		/* the scheduler's own */
-	__u32 step;		/* wrr: greatest common divisor of the weights */
+	__u64 state;		/* the scheduler's, to begin with (enum state), without a tag */
+	__u32 step;		/* wrr: greatest common divisor of the weights; SCHED_TABLE: enum table_key */
 	__u32 top;		/* wrr: highest current weight */
 	__u32 version;		/* odd while Python writes here */
-	__u32 bound;		/* low half of config.generation when the scheduler was bound: lblc's caches are of one such */
+	__u32 bound;		/* low half of config.generation after the scheduler was bound: lblc's caches are of one such */
 };
 
 /* The kernel's service flags (facts section 0). */
@@ -250,7 +293,8 @@ struct pool_options {
 	__u32 netmask;		/* IPv4: in network byte order; IPv6: the prefix length */
 	__u32 engine;		/* enum engine: the persistence engine */
 	__u32 table;		/* entries of the lookup table behind the real servers */
-	__u32 unused[3];
+	__u32 name;		/* bytes of the scheduler's name behind that */
+	__u32 unused[2];
 };
 
 struct pool_server {
@@ -258,7 +302,9 @@ struct pool_server {
 	__s32 weight;
 	__u32 flags;		/* conn_flag that its connections are born with */
 	__s32 last_weight;	/* the last that was not 0 (mh) */
-	__u32 unused[4];
+	__u32 upper;		/* its thresholds, which stand in its struct dest_load for those who count */
+	__u32 lower;
+	__u32 unused[2];
 };
 
 enum pool_table {
@@ -302,7 +348,62 @@ struct dest_load {
 	__u32 lower;
 	__s32 weight;		/* as in its pool, for those who come from a connection; and so are the flags */
 	__u32 flags;
-	__u32 unused[6];
+	__s32 cached;		/* entries of lblc's and lblcr's caches that name it */
+	__u32 unused[5];
+};
+
+/* ---- the caches of lblc and lblcr ------------------------------------------------------------------------------ */
+
+enum cache_size {
+	CACHE_ROOM = 1 << 16,	/* destinations that all services' caches remember together */
+	CACHE_SIZE = 16384,	/* of one service: from here on it is trimmed (facts 4.13) */
+	CACHE_MOST = CACHE_SIZE + CACHE_SIZE / 2,
+	CACHE_SET = 64,		/* real servers in a set of lblcr */
+};
+
+struct cache_key {
+	union address address;	/* the destination */
+	__u32 service;
+	__u32 bound;		/* pool_head.bound: a scheduler bound anew begins with nothing */
+};
+
+/* What one service's cache is like. Written by the packet path. */
+struct cache {
+	__u64 entries;		/* bound << 32 | how many */
+	__u32 round;		/* the minute in which it was last looked through */
+	__u32 quiet;		/* minutes since what is too old was looked for */
+	__u32 goal;		/* this minute, so many entries go to make room... */
+	__u32 old;		/* ...or those that are too old */
+};
+
+/* ---- firewall marks ----------------------------------------------------------------------------------------- */
+
+enum mark_limit {
+	MARK_RULES = 1024,
+	MARK_DPORTS = 8,
+	MARK_SPORTS = 4,
+	MARK_COUNT = 0xffff,	/* of config.marks: rules in force */
+	MARK_ROW = 0x10000,	/* of config.marks: they are in the second row */
+	MARK_NO_INTERFACE = 0xffffffff,
+	MARK_NAME = 16,		/* bytes of an interface's name */
+};
+
+/* Which packets get which mark (mark.h). What is not asked for is 0; of ports, all. Two rows of MARK_RULES, of which
+ * one is in force; written by Python alone, which changes the other one. */
+struct mark_rule {
+	union address destination;
+	union address destination_mask;
+	union address source;
+	union address source_mask;
+	__u16 dports[2 * MARK_DPORTS];	/* first and last by turns, in host order; what is not used is 1 to 0: none */
+	__u16 sports[2 * MARK_SPORTS];
+	__u32 ifindex;		/* MARK_NO_INTERFACE: the interface is not there now */
+	__u32 mark;
+	__u8 protocol;
+	__u8 family;
+	__u16 unused;
+	__u32 unused_too;
+	__u8 interface[MARK_NAME];	/* what ifindex was looked up for */
 };
 
 /* ---- counters ----------------------------------------------------------------------------------------------- */
@@ -341,6 +442,7 @@ enum reason {
 	UP_NO_CONNECTION,
 	UP_JUST_ENDED,
 	UP_CLIENT_PORT_20,
+	UP_FTP_DATA,
 	UP_LOCAL_REAL_SERVER,
 	UP_REPLY_UNCHANGED,
 	UP_REPLY_TTL,
@@ -350,6 +452,7 @@ enum reason {
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
 	DROPPED_TABLE_FULL,
+	DROPPED_CONN_MAX,
 	DROPPED_CONTENDED,
 	DROPPED_BY_DEFENCE,
 	DROPPED_NOT_SIP,
@@ -383,17 +486,22 @@ struct config {
 	__u32 timeouts[2 * TIMEOUTS];	/* milliseconds: two rows, of which one is in force */
 	__u32 timeouts_row;	/* which one: a change fills the other and moves this */
 	__u32 families;		/* enum family_bit */
+	__u32 marks;		/* enum mark_limit: which rules are in force, and how many: a change is one store of this */
+	__u32 mark_device;	/* number of the interface by which netfilter's marked packets come; 0: none */
+	__u32 unprivileged;	/* net.ipv4.ip_unprivileged_port_start */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them): the next
 				 * command tidies up after a killed one */
-	__u32 pool_next;	/* where the next pool is looked for: a slot rests as long as it can before it is used again */
-	__u64 pool_wrapped;	/* when that last began again at the start */
+	__u32 pool_next;	/* where the next pool is looked for */
+	__u64 pool_version;	/* of the pool that was written last */
+	__u64 marks_moved;	/* when the other row of mark rules came into force: its former place rests for a while */
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
 	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
 	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
+	__u64 free_pages;	/* 1 + pages of memory that count as free, whatever the kernel says: for tests; 0: what it says */
 };
 
 /* One: /proc/sys/net/ipv4/vs, under the kernel's names (facts 9.4; pylvs.sysctl has defaults and ranges). Written by
@@ -434,6 +542,8 @@ struct sysctls {
 	__s64 conn_lfactor;
 	__s64 svc_lfactor;
 	__s64 conn_max;
+	__s64 est_cpulist;	/* how many CPUs est_cpus names; 0: nothing is estimated */
+	__u64 est_cpus[16];
 };
 
 /* One, written by the packet path alone. */
@@ -447,14 +557,17 @@ struct runtime {
 	__u64 icmp_tokens;	/* the director's ICMP allowance (icmp.h) */
 	__u64 icmp_stamp;
 	__u64 timer_error;	/* what starting the timer answered, negated; 0: it runs */
-	__u64 defended;		/* when the defences were last decided on (defence.h) */
-	__s64 available;	/* pages of memory that were left then, as amemthresh counts them */
+	__u64 defended;		/* when the defences were last decided on (alarm.h) */
+	__s64 memory;		/* pages of it that were free then; -1: not known */
+	__s64 available;	/* the same as amemthresh counts them: the table's free slots matter, too */
 	__u32 secure;		/* TCP's secure table is in force */
 	__u32 drop_entry;	/* idle entries are being dropped */
 	__s32 drop_rate;	/* every so manieth connection is dropped; 0: none */
 	__s32 drop_counter;
 	__u32 todrop[9];	/* candidates seen, by their packet count (facts 9.4) */
-	__u32 unused;
+	__u32 cache_round;	/* the minute in which caches were last looked through */
+	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
+	__u64 entries_dropped;	/* by drop_entry */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
@@ -475,8 +588,12 @@ union names {
 	enum resizing resizing;
 	enum conn_flag conn_flag;
 	enum family_bit family_bit;
+	enum mark_limit mark_limit;
 	enum service_flag service_flag;
 	enum scheduler scheduler;
+	enum state state;
+	enum table_key table_key;
+	enum cache_size cache_size;
 	enum pool_flag pool_flag;
 	enum engine engine;
 	enum pool_table pool_table;

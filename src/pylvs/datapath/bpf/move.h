@@ -5,6 +5,9 @@
  *
  * A slot is moved by whoever changes its life to SLOT_MOVING. Packets that find it so wait, for as long as it takes to
  * copy a cache line, and find it in its new place. What is put off (the new groups are full) becomes what it was.
+ *
+ * What controls connections leaves a slot SLOT_MOVED behind that says where it is now: they refer to it by its number.
+ * When all is moved, `mend` gives them the new number, and then nobody needs those slots any more.
  */
 #pragma once
 
@@ -79,10 +82,21 @@ static __always_inline void move_reference(const struct tuple *key, __u32 old_nu
 	}
 }
 
+/* The count of connections that it controls, which goes on in the new place. */
+static __always_inline __u32 move_controls(struct conn *c, __u32 from, struct conn *copy, __u32 to)
+{
+	struct conn_rest *old = conn_rest(c, from), *new = conn_rest(copy, to);
+
+	if (!old || !new)
+		return 0;
+	new->controls = __sync_lock_test_and_set(&old->controls, CONTROLS_GONE);
+	return new->controls;
+}
+
 /* 0: there is no room for it. */
 __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 {
-	__u32 moving = (life & ~LIFE_KIND) | SLOT_MOVING, taken, turn, status, after;
+	__u32 moving = (life & ~LIFE_KIND) | SLOT_MOVING, taken, turn, status, after, controls;
 	struct conn *c = conn_at(number), *copy;
 	struct tuple key;
 	struct dest *d;
@@ -112,11 +126,17 @@ __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 	table_publish(taken - 1, hash_tag(hash));
 	/* before it can end in its new place: who ends it takes it off the real server's side by its new number */
 	d = at(&dests, c->dest);
-	if (d && conn_method(c) == METHOD_MASQ) {
+	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_method(c) == METHOD_MASQ) {
 		conn_back_key(c, d, &key);
 		move_reference(&key, number, taken - 1);
 	}
-	copy->life = after | SLOT_CONN;
+	controls = move_controls(c, number, copy, taken - 1);
+	copy->life = after | (life & LIFE_KIND);
+	if (controls) {
+		c->dest = taken - 1;
+		*(volatile __u32 *)&c->life = (life & ~LIFE_KIND) | SLOT_MOVED;
+		return 1;
+	}
 	more_give_back(number, life, now);
 	table_give_back(number, 1, now);
 	return 1;
@@ -158,13 +178,14 @@ static long move_step(__u64 i, struct move_walk *w)
 		return 1;
 	life = c->life;
 	kind = life & LIFE_KIND;
-	if (kind == SLOT_CONN && past(c->expires, w->now))
-		conn_release(number, life, w->now);
-	else if (kind == SLOT_CONN)
+	if ((KINDS(kind & 0xf) & CONTROLLED) && past(c->expires, w->now) &&
+	    conn_release(number, life, w->now) != RELEASE_POSTPONED)
+		moved = 1;
+	else if (KINDS(kind & 0xf) & CONTROLLED)
 		moved = move_conn(number, life, w->now);
 	else if (kind == SLOT_BACK)
 		moved = move_back(number, life, w->now);
-	else if (kind != SLOT_FREE && kind != SLOT_MORE)
+	else if (kind != SLOT_FREE && kind != SLOT_MORE && kind != SLOT_MOVED)
 		moved = 0;	/* whoever is at it is done soon */
 	w->left += !moved;
 	return 0;
@@ -184,5 +205,57 @@ static long move_group(__u64 i, struct move_range *r)
 	if (g && g->used)
 		bpf_loop(GROUP_SLOTS, move_step, &w, 0);
 	r->left += w.left;
+	return 0;
+}
+
+/* ---- afterwards --------------------------------------------------------------------------------------------------- */
+
+static long mend_step(__u64 i, struct move_walk *w)
+{
+	__u32 number = w->group * GROUP_SLOTS + i, life;
+	struct conn *c = conn_at(number);
+	struct conn_rest *rest;
+
+	if (!c)
+		return 1;
+	life = c->life;
+	rest = (KINDS(life & 0xf) & CONTROLLED) ? conn_rest(c, number) : NULL;
+	if (rest && rest->control)
+		rest->control = control_now(rest->control);
+	return 0;
+}
+
+static long mend_group(__u64 i, struct move_range *r)
+{
+	struct move_walk w = { .group = r->first + i };
+	struct group *g = group_at(w.group);
+
+	if (g && g->used)
+		bpf_loop(GROUP_SLOTS, mend_step, &w, 0);
+	return 0;
+}
+
+static long clear_step(__u64 i, struct move_walk *w)
+{
+	__u32 number = w->group * GROUP_SLOTS + i, life;
+	struct conn *c = conn_at(number);
+
+	if (!c)
+		return 1;
+	life = c->life;
+	if ((life & LIFE_KIND) == SLOT_MOVED) {
+		more_give_back(number, life, w->now);
+		table_give_back(number, 1, w->now);
+	}
+	return 0;
+}
+
+static long clear_group(__u64 i, struct move_range *r)
+{
+	struct move_walk w = { .now = r->now, .group = r->first + i };
+	struct group *g = group_at(w.group);
+
+	if (g && g->used)
+		bpf_loop(GROUP_SLOTS, clear_step, &w, 0);
 	return 0;
 }

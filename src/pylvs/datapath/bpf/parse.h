@@ -32,6 +32,7 @@ enum packet_kind {
 struct packet {
 	struct tuple tuple;
 	__u32 length;		/* from the IP header on */
+	__u32 uncounted;	/* 0: the stack has routed it to us, and has taken its hop off the TTL */
 	__u16 l4;		/* offset of the transport header from the frame's start */
 	union {
 		__u8 tcp_flags;

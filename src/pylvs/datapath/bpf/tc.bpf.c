@@ -12,34 +12,44 @@
 #include "account.h"
 #include "parse.h"
 #include "table.h"
-#include "load.h"
-#include "control.h"
 #include "conn.h"
 #include "claim.h"
+#include "mark.h"
 #include "service.h"
 #include "defence.h"
+#include "cache.h"
 #include "sched.h"
 #include "state.h"
 #include "persist.h"
+#include "sip.h"
 #include "xmit/route.h"
 #include "xmit/nat.h"
 #include "forward.h"
 #include "icmp.h"
 #include "sweep.h"
 
+/* A service was found, but nobody in it for this packet (facts 6.9). */
+static __always_inline int leave(const struct service *s, const struct packet *p, struct outcome *out)
+{
+	if (s->key.port == bpf_htons(PORT_FTP) && p->tuple.dport != bpf_htons(PORT_FTP))
+		return UP_FTP_DATA;
+	out->error = 1 + ERROR_PORT;
+	return DROPPED_NO_DESTINATION;
+}
+
 /* A packet of a service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of one that
  * ends. RECEIVED: it may have a connection, and `births` says from which pool.
  * A function of its own: it is for first packets alone, and its variables are not in the way of all others. */
 __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *out)
 {
+	const struct config *cfg = at(&config, 0);
 	struct birth *birth = at(&births, 0);
-	struct pool_options *o;
 	struct service *s;
 	__u32 number;
 
-	if (!p || !out || !birth)
+	if (!p || !out || !birth || !cfg)
 		return UP_NO_SERVICE;
-	birth->fwmark = packet_mark(skb, p);
+	birth->fwmark = packet_mark(skb, p, cfg);
 	number = service_find(p, birth->fwmark);
 	s = number ? at(&services, number - 1) : NULL;
 	if (!s)
@@ -58,35 +68,37 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 		return UP_CLIENT_PORT_20;
 	if (martian(skb, p))
 		return UP_MARTIAN;
-	birth->pool = s->pool;
-	o = at(&pools, birth->pool + 1);
-	if (!o)
-		return UP_NO_SERVICE;
+	birth->service = number - 1;
+	if (!options_of(birth->service, &birth->options)) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_CONTENDED;
+	}
 	birth->own_port = p->tuple.dport == s->key.port;
-	birth->persistent = o->flags & POOL_PERSISTENT ? o->timeout : 0;
-	birth->once = (o->flags & POOL_ONE_PACKET) && p->tuple.protocol == IPPROTO_UDP;
+	birth->persistent = birth->options.flags & POOL_PERSISTENT ? birth->options.timeout : 0;
+	birth->once = (birth->options.flags & POOL_ONE_PACKET) && p->tuple.protocol == IPPROTO_UDP;
 	birth->control = 0;
 	if (birth->persistent)
-		template_key(&birth->template, p, s, o);
+		template_key(&birth->template, p, s, &birth->options);
+	else if (!birth->own_port && !s->key.fwmark)
+		return leave(s, p, out);
 	return RECEIVED;
 }
 
-/* Let the service's scheduler choose a real server. */
-__noinline int choose(const struct packet *p, struct outcome *out)
+/* Let the service's scheduler choose a real server for what is in `births`. */
+__noinline int appoint(const struct packet *p, struct outcome *out)
 {
 	struct birth *birth = at(&births, 0);
-	struct pool_server *chosen;
-	__u32 place;
+	struct chosen chosen;
+	struct service *s;
+	int reason;
 
 	if (!p || !out || !birth)
 		return UP_NO_SERVICE;
-	place = schedule(birth->pool, p);
-	chosen = place == NOBODY ? NULL : pool_server(birth->pool, place);
-	if (!chosen || !birth_server(birth, p, chosen->dest, chosen->flags)) {
-		out->error = 1 + ERROR_PORT;
-		return DROPPED_NO_DESTINATION;
-	}
-	return RECEIVED;
+	reason = choose(birth->service, p, &chosen);
+	if (reason == RECEIVED && birth_server(birth, p, chosen.dest, chosen.flags))
+		return RECEIVED;
+	s = at(&services, birth->service);
+	return reason == DROPPED_CONTENDED || !s ? DROPPED_CONTENDED : leave(s, p, out);
 }
 
 /* Must a connection that exists make way for the one that this SYN or INIT opens (facts 2.9)? */
@@ -218,17 +230,23 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 }
 
 /* The connection of a packet that was admitted, from the template of its client, which may be a new one, too. */
-static __always_inline int connect_persistent(struct packet *p, struct birth *birth, struct outcome *out, __u64 now)
+static __always_inline int connect_persistent(struct __sk_buff *skb, struct packet *p, struct birth *birth,
+					      struct outcome *out, __u64 now)
 {
-	int reason;
+	int reason = RECEIVED;
 
 	for (int i = 0; i < 2; i++) {
+		if (birth->options.engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
+			return DROPPED_NOT_SIP;
 		reason = template_find(p, now);
 		if (reason != DROPPED_NO_DESTINATION)
 			return reason;
-		reason = choose(p, out);
+		reason = appoint(p, out);
 		if (reason != RECEIVED)
 			return reason;
+		/* again: the number may be that of a template that was just found to be invalid */
+		if (birth->options.engine == ENGINE_SIP && (sip_key(skb, p) != RECEIVED || !sip_remember(birth)))
+			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
 		if (reason != RECEIVED)
@@ -260,17 +278,20 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)
-		reason = birth->persistent ? connect_persistent(p, birth, out, now) : choose(p, out);
+		reason = birth->persistent ? connect_persistent(skb, p, birth, out, now) : appoint(p, out);
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;
+	if (reason == RECEIVED && defence_full())
+		reason = DROPPED_CONN_MAX;
+	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->kind = SLOT_CONN;
 		birth->timeout = 3000;	/* until the protocol sets its own */
 		reason = conn_claim(&p->tuple, found, now);
-		if (birth->control && !birth->made)
-			control_leave(birth->control);
 	}
+	if (birth->control && !birth->made && !(reason == RECEIVED && birth->once))
+		control_leave(birth->control);
 	if (reason != RECEIVED) {
 		if (reason >= DROPPED_TRUNCATED && !out->error)
 			out->verdict = TC_ACT_SHOT;
@@ -327,6 +348,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return reason;
 	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return UP_NO_SERVICE;
+	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
 
@@ -386,8 +408,11 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
-	if (out.error)
+	if (out.error) {
+		if (!p->uncounted)
+			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
 		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
+	}
 	note(reason);
 	return out.verdict;
 }

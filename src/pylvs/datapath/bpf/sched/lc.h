@@ -5,30 +5,31 @@
 #pragma once
 
 struct lc_walk {
-	__u32 pool;
+	__u32 first;
 	__u32 chosen;
 	__s64 least;
 };
 
 static long lc_step(__u64 i, struct lc_walk *w)
 {
-	struct pool_server *s = pool_server(w->pool, i);
-	__s64 load;
+	const struct pool_server *s = pool_server(w->first, i);
+	const struct dest_load *load = s ? eligible(s) : NULL;
+	__s64 busy;
 
-	if (!s || !eligible(s))
+	if (!load)
 		return 0;
-	load = overhead(s);
-	if (w->chosen == NOBODY || load < w->least) {
+	busy = overhead(load);
+	if (w->chosen == NOBODY || busy < w->least) {
 		w->chosen = i;
-		w->least = load;
+		w->least = busy;
 	}
 	return 0;
 }
 
-static __always_inline __u32 lc_choose(struct pool_head *head, __u32 pool)
+static __always_inline __u32 lc_choose(const struct pool *o)
 {
-	struct lc_walk w = { .pool = pool, .chosen = FIRST(NOBODY, head->count) };
+	struct lc_walk w = { .first = o->row.first, .chosen = FIRST(NOBODY, o->row.count) };
 
-	bpf_loop(head->count, lc_step, &w, 0);
+	bpf_loop(o->row.count, lc_step, &w, 0);
 	return w.chosen;
 }

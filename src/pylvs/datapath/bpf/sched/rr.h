@@ -5,7 +5,7 @@
 #pragma once
 
 struct rr_walk {
-	__u32 pool;
+	__u32 first;
 	__u32 count;
 	__u32 place;
 	__u32 chosen;
@@ -13,11 +13,11 @@ struct rr_walk {
 
 static long rr_step(__u64 i, struct rr_walk *w)
 {
-	struct pool_server *s;
+	const struct pool_server *s;
 
 	if (w->place >= w->count)
 		w->place = 0;
-	s = pool_server(w->pool, w->place);
+	s = pool_server(w->first, w->place);
 	if (s && eligible(s)) {
 		w->chosen = w->place;
 		return 1;
@@ -26,19 +26,16 @@ static long rr_step(__u64 i, struct rr_walk *w)
 	return 0;
 }
 
-static __always_inline __u32 rr_choose(struct pool_head *head, __u32 pool)
+static __always_inline __u32 rr_choose(const struct pool *o)
 {
-	struct rr_walk w = { .pool = pool, .count = head->count, .chosen = NOBODY };
-	__u64 state;
+	struct rr_walk w = { .first = o->row.first, .count = o->row.count, .chosen = NOBODY };
+	__u64 was;
 
 	for (int i = 0; i < RETRIES; i++) {
-		state = head->state;
-		w.place = state;
+		w.place = state_get(o, &was);
 		w.chosen = NOBODY;
 		bpf_loop(w.count, rr_step, &w, 0);
-		if (w.chosen == NOBODY)
-			break;
-		if (__sync_val_compare_and_swap(&head->state, state, (__u64)w.chosen + 1) == state)
+		if (w.chosen == NOBODY || state_put(o, was, (__u64)w.chosen + 1))
 			break;
 	}
 	return w.chosen;

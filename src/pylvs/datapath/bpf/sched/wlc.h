@@ -5,7 +5,7 @@
 #pragma once
 
 struct wlc_walk {
-	__u32 pool;
+	__u32 first;
 	__u32 chosen;
 	__s64 least;
 	__s64 weight;		/* of the chosen one */
@@ -13,24 +13,25 @@ struct wlc_walk {
 
 static long wlc_step(__u64 i, struct wlc_walk *w)
 {
-	struct pool_server *s = pool_server(w->pool, i);
-	__s64 load;
+	const struct pool_server *s = pool_server(w->first, i);
+	const struct dest_load *load = s ? eligible(s) : NULL;
+	__s64 busy;
 
-	if (!s || !eligible(s))
+	if (!load)
 		return 0;
-	load = overhead(s);
-	if (w->chosen == NOBODY || w->least * s->weight > load * w->weight) {
+	busy = overhead(load);
+	if (w->chosen == NOBODY || w->least * s->weight > busy * w->weight) {
 		w->chosen = i;
-		w->least = load;
+		w->least = busy;
 		w->weight = s->weight;
 	}
 	return 0;
 }
 
-static __always_inline __u32 wlc_choose(struct pool_head *head, __u32 pool)
+static __always_inline __u32 wlc_choose(const struct pool *o)
 {
-	struct wlc_walk w = { .pool = pool, .chosen = FIRST(NOBODY, head->count) };
+	struct wlc_walk w = { .first = o->row.first, .chosen = FIRST(NOBODY, o->row.count) };
 
-	bpf_loop(head->count, wlc_step, &w, 0);
+	bpf_loop(o->row.count, wlc_step, &w, 0);
 	return w.chosen;
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * Weighted round robin (facts 4.2). State: current weight << 32 | 1 + the place that was chosen last (0: list head).
- * pool_head.step and .top are computed in pylvs.schedulers.wrr, which also says what a change of the pool does to them.
+ * Weighted round robin (facts 4.2). State: current weight << STATE_PLACE_BITS | 1 + the place that was chosen last (0:
+ * the list's head). pool_head.step and .top are computed in pylvs.schedulers.wrr, which also says what a change of the
+ * pool does to them.
  */
 #pragma once
 
 struct wrr_walk {
-	__u32 pool;
+	__u32 first;
 	__u32 count;
 	__u32 place;		/* 1 + where we are; 0: at the list's head */
 	__u32 last;		/* where we began */
@@ -21,10 +22,10 @@ struct wrr_walk {
 
 static long wrr_step(__u64 i, struct wrr_walk *w)
 {
-	struct pool_server *s;
+	const struct pool_server *s;
 
 	if (w->place < w->count) {
-		s = pool_server(w->pool, w->place);
+		s = pool_server(w->first, w->place);
 		w->place++;
 		if (!s)
 			return 1;
@@ -48,23 +49,22 @@ static long wrr_step(__u64 i, struct wrr_walk *w)
 	return 0;
 }
 
-static __always_inline __u32 wrr_choose(struct pool_head *head, __u32 pool)
+static __always_inline __u32 wrr_choose(const struct pool *o)
 {
-	struct wrr_walk w = { .pool = pool, .count = head->count, .step = head->step, .top = head->top };
-	__u64 state, next;
+	struct wrr_walk w = { .first = o->row.first, .count = o->row.count, .step = o->head->step, .top = o->head->top };
+	__u64 was, state;
 
 	w.chosen = NOBODY;
-	if (!w.top)
+	if (!w.top || !pool_same(o))
 		return NOBODY;
 	for (int i = 0; i < RETRIES; i++) {
-		state = head->state;
-		w.place = w.last = (__u32)state;
-		w.weight = state >> 32;
-		w.stop = w.last_pass = w.restarted = FIRST(0, state);	/* a weight is never negative */
+		state = state_get(o, &was);
+		w.place = w.last = state & ((1u << STATE_PLACE_BITS) - 1);
+		w.weight = state >> STATE_PLACE_BITS;
+		w.stop = w.last_pass = w.restarted = FIRST(0, state);	/* its top bit is never set */
 		w.chosen = NOBODY;
 		bpf_loop(WALK_MAX, wrr_step, &w, 0);
-		next = (__u64)(__u32)w.weight << 32 | w.place;
-		if (__sync_val_compare_and_swap(&head->state, state, next) == state)
+		if (state_put(o, was, (__u64)(__u32)w.weight << STATE_PLACE_BITS | w.place))
 			break;
 	}
 	return w.chosen;

@@ -199,3 +199,30 @@ static __always_inline int decrement_ttl(struct __sk_buff *skb, __u8 family)
 	ip->ttl--;
 	return 1;
 }
+
+/* The hop that the stack took off when it routed the packet to us is given back: forwarding takes it, and nothing that
+ * is handed up needs it, so that not even wrong routing rules can keep a packet going round. */
+__noinline int uncount_hop(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip6 = data + ETH_LEN;
+	struct iphdr *ip = data + ETH_LEN;
+	__u32 check;
+
+	if (!p || p->ttl == 255)
+		return 0;
+	p->uncounted = 1;
+	p->ttl++;
+	if (p->tuple.family == AF_INET6) {
+		if ((void *)(ip6 + 1) > end)
+			return 0;
+		ip6->hop_limit++;
+		return 1;
+	}
+	if ((void *)(ip + 1) > end)
+		return 0;
+	check = ip->check + bpf_htons(0xfeff);	/* one's complement: less 0x0100 */
+	ip->check = (check & 0xffff) + (check >> 16);
+	ip->ttl++;
+	return 1;
+}

@@ -1,0 +1,57 @@
+"""The sysctls of a running director: reading and writing what `pylvs.sysctl` describes.
+
+    drop_entry -> struct sysctls, in which every member is one word -> packets
+
+Writing is under the namespace's lock, and a word is one store; where a name has two of them (sync_threshold), the order
+is such that in between they fit each other, too.
+"""
+
+from collections.abc import Mapping
+
+from pylvs import sysctl
+from pylvs.datapath.instance import Instance, sysctl_defaults
+from pylvs.datapath.maps import possible_cpus
+from pylvs.datapath.services import ServiceTable
+from pylvs.datapath.statistics import TOTAL
+
+
+def read(running: Instance | None, name: str) -> str:
+    """What a short name reads; of a director that is not loaded, what it would begin with."""
+    return sysctl.read(name, _members(running, name))
+
+
+def check(running: Instance | None, texts: Mapping[str, str]) -> list[tuple[str, sysctl.Value]]:
+    """What writing these texts to these short names changes: members and values, in the order of storing them.
+
+    Raises:
+        InvalidValue
+    """
+    cpus = possible_cpus()
+    return [
+        change for name, text in texts.items()
+        for change in sysctl.write(name, text, _members(running, name), cpus)
+    ]  # fmt: skip
+
+
+def write(running: Instance, table: ServiceTable, texts: Mapping[str, str]) -> None:
+    """Write to all of them, or where one is refused to none. The caller holds the lock.
+
+    Raises:
+        InvalidValue
+    """
+    shared, changes = running.sysctls, check(running, texts)
+    estimated = table.statistics.estimated
+    changed = {member for member, value in changes if shared.get(0, member) != value}
+    for member, value in changes:
+        shared.put(0, member, value)
+    if estimated and not table.statistics.estimated:
+        counters = [counter for number in table.numbers() for counter in table.counters(number)]
+        table.statistics.publish([TOTAL, *counters])
+    if changed.intersection(sysctl.DEFENCES):
+        running.run("decide")
+
+
+def _members(running: Instance | None, name: str) -> dict[str, sysctl.Value]:
+    if running is None:
+        return sysctl_defaults()
+    return {member: running.sysctls.get(0, member) for member in sysctl.members_of(name)}

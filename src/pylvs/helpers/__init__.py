@@ -1,0 +1,1 @@
+"""What looks into the data of a connection: pure parsers, bytes in, values out."""

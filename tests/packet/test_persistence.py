@@ -1,0 +1,450 @@
+"""Persistence templates: whom a client comes back to, how long, and what ends that (facts 2.7, 2.11, 5)."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pylvs.datapath import resize
+from pylvs.helpers import sip
+from pylvs.model import Connection, virtual_service
+from pylvs.selections import Selection
+from support.books import books
+from support.harness import Harness
+from support.packets import TCP, UDP, ip, tcp, udp
+from support.talk import IPV4, IPV6, Family, Talk
+
+
+def serve(talk: Talk, count: int = 3, options: str = "-p 300", method: str = "-m") -> Talk:
+    """A persistent service, round robin: without persistence each new connection would go to another real server."""
+    talk.lvs.ipvsadm(f"-A {talk.key} -s rr {options}")
+    for server in talk.family.servers[:count]:
+        talk.add(server, method)
+    return talk
+
+
+def ask(talk: Talk, client: str, sport: int = 1025, flags: str = "S") -> str:
+    """The real server to which a client's packet goes; or what became of it."""
+    segment = udp(sport, talk.port, b"x") if talk.protocol == UDP else tcp(sport, talk.port, flags)
+    result = talk.lvs.from_client(ip(client, talk.family.vip, talk.protocol, segment))
+    return result.packet.dst if result.forwarded else result.reason
+
+
+def templates(lvs: Harness) -> list[Connection]:
+    return [c for c in lvs.director.connections() if c.template]
+
+
+def destination(talk: Talk, server: str) -> tuple[int, int, int]:
+    """(active, inactive, persistent) connections of a real server."""
+    [found] = [d for s in talk.lvs.director.services() for d in s.destinations if d.server.address == server]
+    return found.active, found.inactive, found.persistent
+
+
+def test_a_client_comes_back(lvs: Harness, family: Family, protocol: int) -> None:
+    talk = serve(Talk(lvs, family, protocol))
+    first = ask(talk, family.client)
+    assert {ask(talk, family.client, sport) for sport in range(2000, 2010)} == {first}
+    [template] = templates(lvs)
+    assert template[:8] == (
+        10 if family.version == 6 else 2, protocol, family.client, 0, family.vip, 80, first, 8080,
+    )  # fmt: skip
+    assert (template.state, template.expires // 1000) in (("NONE", 300), ("NONE", 299))
+    inactive, active = (11, 0) if protocol == UDP else (0, 11)
+    assert destination(talk, first) == (active, inactive, 1)
+    books(lvs.instance)
+
+
+def test_others_go_elsewhere(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family))
+    clients = [f"{family.client[:-1]}{n}" for n in range(1, 7)]
+    assert {ask(talk, client) for client in clients} == set(family.servers[:3])
+    assert len(templates(lvs)) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "same", "other"),
+    [
+        ("-p 300 -M 255.255.255.0", ("10.1.0.1", "10.1.0.254"), "10.1.1.1"),
+        ("-p 300 -M 255.255.0.0", ("10.1.0.1", "10.1.255.254"), "10.2.0.77"),
+        ("-p 300 -M 255.255.255.254", ("10.1.0.2", "10.1.0.3"), "10.1.0.1"),
+    ],
+)
+def test_a_network_comes_back(lvs: Harness, options: str, same: tuple[str, str], other: str) -> None:
+    talk = serve(Talk(lvs, IPV4), 2, options)
+    assert ask(talk, same[0]) == ask(talk, same[1]) != ask(talk, other)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "same", "other"),
+    [
+        (128, ("fd00:1::1", "fd00:1::1"), "fd00:1::2"),
+        (127, ("fd00:1::2", "fd00:1::3"), "fd00:1::1"),
+        (96, ("fd00:1::1", "fd00:1::ffff:ffff"), "fd00:1::1:0:1"),
+        (64, ("fd00:1::1", "fd00:1::ffff:0:0:1"), "fd00:2::77"),
+        (33, ("fd00:1:7fff::1", "fd00:1::1"), "fd00:1:8000::1"),
+        (32, ("fd00:1:ffff::1", "fd00:1::1"), "fd00:2::77"),
+        (1, ("fd00:1::1", "8000::1"), "7000::1"),
+    ],
+)
+def test_a_prefix_comes_back(lvs: Harness, prefix: int, same: tuple[str, str], other: str) -> None:
+    talk = serve(Talk(lvs, IPV6), 2, f"-p 300 -M {prefix}")
+    assert ask(talk, same[0], 1) == ask(talk, same[1], 2) != ask(talk, other)
+
+
+def test_each_protocol_and_port_has_its_own(lvs: Harness, family: Family) -> None:
+    web, other = serve(Talk(lvs, family)), serve(Talk(lvs, family, port=81))
+    dns = serve(Talk(lvs, family, UDP))
+    for talk in (web, other, dns):
+        ask(talk, family.client)
+    assert sorted((t.protocol, t.vport) for t in templates(lvs)) == [(TCP, 80), (TCP, 81), (UDP, 80)]
+
+
+def test_its_time_begins_anew_with_each_connection_and_with_no_other_packet(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family), options="-p 100")
+    first = ask(talk, family.client)
+    lvs.advance(50)
+    assert ask(talk, family.client, 1025, "A") == first
+    [template] = templates(lvs)
+    assert template.expires <= 50_000
+    ask(talk, family.client, 2000)
+    [template] = templates(lvs)
+    assert 98_000 < template.expires <= 100_000
+
+
+def test_it_ends_and_the_client_may_go_elsewhere(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family), options="-p 100")
+    first = ask(talk, family.client)
+    lvs.advance(61)  # the half-open connection is over
+    assert len(lvs.connections()) == 1
+    lvs.advance(40)
+    assert not lvs.connections()
+    assert ask(talk, family.client) != first
+
+
+def test_a_template_lives_as_long_as_its_connections_a_minute_at_a_time(lvs: Harness, family: Family) -> None:
+    """And a minute is its timeout from then on, also if it is used again (facts 2.7)."""
+    talk = serve(Talk(lvs, family), options="-p 100").opens()
+    lvs.advance(101)
+    [template] = templates(lvs)
+    assert 58_000 < template.expires <= 60_000
+    for _ in range(5):
+        lvs.advance(59)
+        talk.asks("A")
+        assert len(templates(lvs)) == 1
+    assert ask(talk, family.client, 2000) == talk.rs
+    [template] = templates(lvs)
+    assert 58_000 < template.expires <= 60_000
+    books(lvs.instance)
+
+
+def test_a_template_that_is_found_past_its_time_lives_on_for_its_connections(lvs: Harness, family: Family) -> None:
+    """Whether the sweep comes first or a packet."""
+    talk = serve(Talk(lvs, family), options="-p 100").opens()
+    lvs.shift(101)
+    assert ask(talk, family.client, 2000) == talk.rs
+    assert len(templates(lvs)) == 1
+    books(lvs.instance)
+
+
+def test_a_quiescent_real_server_keeps_its_clients(lvs: Harness, family: Family) -> None:
+    """Weight 0 ends no template (facts 2.11)."""
+    talk = serve(Talk(lvs, family)).opens()
+    talk.weigh(talk.rs, 0)
+    assert ask(talk, family.client, 2000) == talk.rs
+    assert ask(talk, f"{family.client[:-1]}9", 2000) != talk.rs
+
+
+def test_expire_quiescent_template(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family)).opens()
+    lvs.set(expire_quiescent_template=1)
+    talk.weigh(talk.rs, 0)
+    moved = ask(talk, family.client, 2000)
+    assert moved in family.servers and moved != talk.rs
+    assert talk.asks("A").packet.dst == talk.rs, "connections go on"
+    shown = sorted((t.vport, t.dport, t.daddr) for t in templates(lvs))
+    assert shown == [(80, 8080, moved), (65535, 65535, talk.rs)]
+    assert ask(talk, family.client, 2001) == moved
+    books(lvs.instance)
+
+
+def test_a_deleted_real_server_loses_its_clients(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family)).opens()
+    talk.delete()
+    moved = ask(talk, family.client, 2000)
+    assert moved in family.servers and moved != talk.rs
+    talk.add(talk.rs)
+    assert ask(talk, family.client, 2001) == moved, "back again, it does not get them back"
+    assert talk.asks("A").packet.dst == talk.rs, "but its connections"
+    books(lvs.instance)
+
+
+def test_but_gets_them_back_if_they_did_not_come_meanwhile(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family)).opens()
+    talk.delete()
+    talk.add(talk.rs)
+    assert ask(talk, family.client, 2000) == talk.rs
+
+
+def test_a_trashed_real_server_is_kept_for_its_templates(lvs: Harness) -> None:
+    talk = serve(Talk(lvs, IPV4), options="-p 2000")
+    first = ask(talk, IPV4.client)
+    lvs.advance(130)  # the connection is over
+    talk.delete(first)
+    lvs.advance(400)
+    talk.add("10.2.0.9")  # that is when the trash is emptied
+    talk.add(first)
+    assert destination(talk, first) == (0, 0, 1)
+    assert ask(talk, IPV4.client, 2000) == first
+
+
+def test_a_template_proves_itself(lvs: Harness, family: Family, protocol: int) -> None:
+    talk = serve(Talk(lvs, family, protocol))
+    first = talk.asks("S")
+    [template] = templates(lvs)
+    assert template.state == "NONE"
+    server = first.packet.dst
+    Talk(lvs, family, protocol, server=server).answers("SA")
+    if protocol == TCP:
+        assert templates(lvs)[0].state == "NONE"
+        talk.asks("A")
+    assert templates(lvs)[0].state == "ASSURED"
+    lvs.ipvsadm("-Lnc")
+
+
+def test_the_state_is_told_once(lvs: Harness) -> None:
+    """Afterwards the template is left alone: it may be another's."""
+    talk = serve(Talk(lvs, IPV4)).opens()
+    [(number, status)] = [
+        (n, lvs.instance.slots.get(n, "status"))
+        for n in range(lvs.instance.slots.entries)
+        if lvs.instance.slots.get(n, "life") & 0xFF == 7
+    ]
+    lvs.instance.slots.put(number, "status", status & ~0xFF)
+    talk.asks("A")
+    assert templates(lvs)[0].state == "NONE"
+
+
+@pytest.mark.parametrize("method", ["-m", "-g"])
+def test_ftp(lvs: Harness, family: Family, method: str) -> None:
+    """All ports of an FTP service share a template, under port 0 (facts 5.1)."""
+    talk = serve(Talk(lvs, family, port=21, rport=21), method=method)
+    ask(talk, family.client)
+    [template] = templates(lvs)
+    assert (template.vport, template.dport) == (0, 0)
+
+
+def test_one_packet_scheduling(lvs: Harness, family: Family) -> None:
+    """Each datagram is a connection of its own, in no table, that counts as one (facts 2.5)."""
+    talk = Talk(lvs, family, UDP)
+    lvs.ipvsadm(f"-A {talk.key} -s rr -o")
+    for server in family.servers[:3]:
+        talk.add(server)
+    assert [ask(talk, family.client) for _ in range(6)] == 2 * list(reversed(family.servers[:3]))
+    assert not lvs.connections()
+    [service] = lvs.director.services()
+    assert service.stats[:3] == (6, 6, 0)
+    assert [d[1:3] for d in service.destinations] == 3 * [(0, 0)]
+    assert Talk(lvs, family, UDP).answers().reason == "up_no_service"
+    books(lvs.instance)
+
+
+def test_one_packet_scheduling_is_for_udp(lvs: Harness, family: Family) -> None:
+    """ipvsadm refuses it for TCP; the kernel ignores it."""
+    talk = Talk(lvs, family)
+    lvs.director.add_service(virtual_service(family.vip, 80, one_packet=True))
+    talk.add(family.server)
+    assert ask(talk, family.client) == family.server
+    assert len(lvs.connections()) == 1
+
+
+def test_one_packet_scheduling_with_persistence(lvs: Harness, family: Family) -> None:
+    """The template counts the packets (facts 5.4), and begins anew with each."""
+    talk = serve(Talk(lvs, family, UDP), options="-p 100 -o")
+    first = ask(talk, family.client)
+    lvs.advance(90)
+    assert {ask(talk, family.client, sport) for sport in range(2000, 2005)} == {first}
+    [template] = lvs.director.connections()
+    assert template.template and template.packets == 6
+    assert template.expires > 98_000
+    books(lvs.instance)
+    lvs.advance(101)
+    assert not lvs.connections()
+
+
+def test_a_connection_of_a_template_is_not_begun_anew(lvs: Harness, family: Family) -> None:
+    """In TIME_WAIT a SYN would open another one, were it not controlled (facts 2.9)."""
+    talk = serve(Talk(lvs, family)).opens()
+    for who, flags in ((talk.asks, "F"), (talk.answers, "F"), (talk.asks, "A")):
+        who(flags)
+    assert talk.entry.shown.state == "TIME_WAIT"
+    talk.asks("S")
+    assert talk.entry.shown.state == "SYN_RECV"
+    assert lvs.director.totals().conns == 1
+
+
+def test_the_service_may_be_changed(lvs: Harness, family: Family) -> None:
+    """Templates keep their timeout and mask; new ones get the new (facts 1.5)."""
+    talk = serve(Talk(lvs, family), options="-p 100")
+    ask(talk, family.client)
+    lvs.ipvsadm(f"-E {talk.key} -s rr -p 200")
+    ask(talk, f"{family.client[:-1]}9")
+    assert sorted(round(t.expires / 1000, -1) for t in templates(lvs)) == [100, 200]
+    lvs.ipvsadm(f"-E {talk.key} -s rr")
+    assert {ask(talk, family.client, sport) for sport in range(3000, 3003)} == set(family.servers[:3])
+    assert len(templates(lvs)) == 2
+
+
+def test_the_longest_timeout(lvs: Harness) -> None:
+    """A connection's clock reaches 26 days; a longer persistence is as long as that."""
+    talk = serve(Talk(lvs, IPV4), options="-p 2678400")
+    ask(talk, IPV4.client)
+    assert templates(lvs)[0].expires // 1000 in (2_249_999, 2_250_000)
+    assert "persistent 2678400" in lvs.ipvsadm("-Ln")
+
+
+def test_no_real_server_no_template(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family), 1)
+    talk.weigh(family.server, 0)
+    assert ask(talk, family.client) == "dropped_no_destination"
+    assert not lvs.connections()
+
+
+def test_flushing_all_connections_flushes_templates(lvs: Harness, family: Family) -> None:
+    talk = serve(Talk(lvs, family)).opens()
+    ask(talk, family.client, 2000)
+    assert lvs.director.flush_connections(Selection()) == 3
+    assert not lvs.connections()
+    books(lvs.instance)
+
+
+MESSAGES = st.lists(
+    st.sampled_from(
+        [b"\r\n", b"\n", b"\r", b" ", b"\t", b"Call-ID", b"cAll-id", b"Call-I", b"i", b"in", b":", b"@", b"a1", b"x.y",
+         b"-", b";", b"\xe9", b"\0", b"d" * 200, b"INVITE sip:a SIP/2.0\r\n", b"\r\nCall-ID: good@one\r\n"]
+    ),
+    max_size=24,
+).map(b"".join)  # fmt: skip
+SIP = (
+    b"REGISTER sip:example.test SIP/2.0\r\nVia: SIP/2.0/UDP client\r\nCall-ID: %s\r\n"
+    b"CSeq: 1 REGISTER\r\nContent-Length: 0\r\n\r\n"
+)
+
+
+def say(talk: Talk, call: bytes, client: str = "", sport: int = 5060, text: bytes = SIP) -> str:
+    message = text % call if b"%s" in text else text
+    segment = udp(sport, talk.port, message)
+    result = talk.lvs.from_client(ip(client or talk.family.client, talk.family.vip, UDP, segment))
+    return result.packet.dst if result.forwarded else result.reason
+
+
+@pytest.fixture
+def phone(lvs: Harness, family: Family) -> Talk:
+    return serve(Talk(lvs, family, UDP, port=5060, rport=5060), options="-p 300 --pe sip -o")
+
+
+def test_a_call_stays_with_its_real_server(phone: Talk) -> None:
+    first = say(phone, b"one@client")
+    second = say(phone, b"two@client")
+    assert first != second
+    for sport in range(6000, 6004):
+        assert say(phone, b"one@client", sport=sport) == first
+        assert say(phone, b"two@client", sport=sport) == second
+    assert sorted((t.pe_name, t.pe_data) for t in templates(phone.lvs)) == [("sip", b"one@client"), ("sip", b"two@client")]
+    books(phone.lvs.instance)
+
+
+def test_calls_that_look_alike(phone: Talk) -> None:
+    """Whatever 16 bits of their hash are, each call has its own template."""
+    calls = [f"call-{number}@client".encode() for number in range(600)]
+    servers = {call: say(phone, call) for call in calls}
+    assert {call: say(phone, call) for call in calls} == servers
+    assert sorted(t.pe_data for t in templates(phone.lvs)) == sorted(calls)
+    phone.lvs.advance(301)
+    assert not phone.lvs.connections()
+    assert not phone.lvs.instance.call_ids.keys()
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 254, 255])
+def test_lengths_of_a_call_id(phone: Talk, length: int) -> None:
+    call = b"x" * length
+    assert say(phone, call) == say(phone, call)
+    assert [t.pe_data for t in templates(phone.lvs)] == [call]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"x", b"no header at all", SIP % (b"x" * 256), SIP.replace(b"Call-ID", b"Call-Number"), b"a\r\nCall-ID: one"],
+    ids=["empty", "short", "no line", "too long", "no Call-ID", "ends with it"],
+)
+def test_what_is_no_call_is_dropped(phone: Talk, text: bytes) -> None:
+    assert say(phone, b"", text=text) == "dropped_not_sip"
+    assert not phone.lvs.connections()
+
+
+def test_a_call_id_of_a_deleted_real_server(phone: Talk) -> None:
+    first = say(phone, b"one")
+    phone.delete(first)
+    second = say(phone, b"one")
+    assert second in phone.family.servers and second != first
+    assert say(phone, b"one") == second
+    phone.lvs.advance(301)
+    assert not phone.lvs.instance.call_ids.keys()
+
+
+def test_without_one_packet_scheduling(lvs: Harness, family: Family) -> None:
+    """A client's port is one connection, whatever it says later."""
+    talk = serve(Talk(lvs, family, UDP, port=5060, rport=5060), options="-p 300 --pe sip")
+    first = say(talk, b"one")
+    assert say(talk, b"two") == first
+    assert [t.pe_data for t in templates(lvs)] == [b"one"]
+    assert say(talk, b"two", sport=5061) != first
+
+
+def resized(lvs: Harness, bits: int) -> None:
+    with lvs.instance.locked():
+        resize.resize(lvs.instance, bits)
+    lvs.reopen()
+
+
+@pytest.fixture
+def movable(own_network: Harness) -> Iterator[Harness]:
+    own_network.enter()
+    try:
+        own_network.reload()
+        yield own_network
+    finally:
+        own_network.enter()
+        own_network.leave()
+
+
+def test_templates_move_with_their_connections(movable: Harness, family: Family) -> None:
+    """To another table and back: who controls whom stays, and so does each client's real server."""
+    talk, phone = serve(Talk(movable, family)).opens(), serve(Talk(movable, family, UDP, 5060, 5060, 5060), 2, "-p 300 --pe sip")
+    clients = [f"{family.client[:-1]}{n:x}" for n in range(2, 10)]
+    servers = {client: ask(talk, client, 2000) for client in clients}
+    calls = {f"call{n}".encode(): say(phone, f"call{n}".encode(), sport=7000 + n) for n in range(40)}
+    for bits in (14, 12, 13):
+        resized(movable, bits)
+        books(movable.instance)
+        assert {client: ask(talk, client, 3000 + bits) for client in clients} == servers
+        assert {call: say(phone, call, sport=8000 + bits) for call in list(calls)[:1]} == {b"call0": calls[b"call0"]}
+        assert talk.asks("A").packet.dst == talk.rs
+    movable.advance(1000)  # the connections' time
+    movable.advance(100)  # the templates'
+    assert not movable.connections()
+    books(movable.instance)
+
+
+@given(messages=st.lists(MESSAGES, min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_packet_path_reads_what_the_parser_reads(lvs: Harness, messages: list[bytes]) -> None:
+    """pylvs.helpers.sip is held against the kernel's readings."""
+    lvs.reset()
+    phone = serve(Talk(lvs, IPV4, UDP, port=5060, rport=5060), options="-p 300 --pe sip -o")
+    for number, message in enumerate(messages):
+        client = f"10.1.1.{number}"
+        went = say(phone, b"", client, text=message.replace(b"%s", b"%S"))
+        call = sip.call_id(message.replace(b"%s", b"%S"))
+        shown = [t.pe_data for t in templates(lvs) if t.caddr == client]
+        assert (went == "dropped_not_sip", shown) == (call is None, [] if call is None else [call])
