@@ -377,6 +377,7 @@ class Director(Marking):
             for where, seconds in wanted.items():
                 present[PLACES.index(where)] = seconds * 1000
             self._instance.set_timeouts(present)
+
     # ---- sysctls ----------------------------------------------------------------------------------------------------
 
     def sysctl(self, name: str) -> str:

@@ -100,5 +100,3 @@ def test_the_command_writes_the_same(lvs: Harness, capfdbinary: pytest.CaptureFi
     monkeypatch.setattr("sys.argv", ["pylvs", "proc", "net/nothing"])
     assert main() == 1
     assert b"there are net/ip_vs" in capfdbinary.readouterr().err
-
-

@@ -10,9 +10,9 @@ from support.harness import Harness
 from support.recordings import GOLDEN
 
 RECORDED = json.loads((GOLDEN / "proc" / "trixie.json").read_text())
-WRITES: dict[str, list[tuple[str, int, str]]] = json.loads(
-    (GOLDEN / "proc" / "trixie-sysctl-writes.json").read_text()
-)["writes"]
+WRITES: dict[str, list[tuple[str, int, str]]] = json.loads((GOLDEN / "proc" / "trixie-sysctl-writes.json").read_text())[
+    "writes"
+]
 OURS_ALONE = {"conn_lfactor", "conn_max", "debug_level", "lblc_expiration", "lblcr_expiration", "svc_lfactor"}
 """Of newer kernels, of kernels built for debugging, of modules that were not loaded."""
 OF_THE_MACHINE = ("sync_qlen_max", "est_cpulist")
@@ -47,8 +47,6 @@ def test_writes(lvs: Harness, name: str) -> None:
         assert _write(lvs, name, text) == errno, f"{name} = {text!r}"
         assert lvs.director.sysctl(name) == then, f"{name} = {text!r}"
         lvs.director.set_sysctl(name, default)
-
-
 
 
 @pytest.mark.parametrize(("text", "errno", "then"), WRITES["est_cpulist"])

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from support.harness import Harness
-from support.packets import TCP, UDP
 from support.network import family, lvs, network
+from support.packets import TCP, UDP
 
 __all__ = ["family", "lvs", "network", "own_network", "protocol"]
 

@@ -47,9 +47,7 @@ def _is_on(lvs: Harness, name: str) -> bool:
     ],
 )
 @pytest.mark.parametrize("name", sysctl.DEFENCES)
-def test_modes(
-    lvs: Harness, name: str, mode: int, then: tuple[int, int], on: tuple[bool, bool], low: bool
-) -> None:
+def test_modes(lvs: Harness, name: str, mode: int, then: tuple[int, int], on: tuple[bool, bool], low: bool) -> None:
     """Decided at once when it is written, and then every second."""
     _memory(lvs, 100 if low else PLENTY)
     lvs.director.set_sysctl(name, mode)
@@ -461,5 +459,3 @@ def test_status_tells_of_defences(lvs: Harness, capsys: pytest.CaptureFixture[st
     assert "drop_entry  ON; so far 0 connections dropped" in said
     assert "drop_packet automatic, ON, one of 2 new connections; so far 0 packets dropped" in said
     assert "memory      short (free memory 512 pages; amemthresh 1024 pages)" in said
-
-

@@ -13,7 +13,7 @@ from pylvs.selections import Selection
 from support.books import books
 from support.harness import Harness
 from support.packets import TCP, UDP, ip, tcp, udp
-from support.talk import IPV4, IPV6, Family, Talk
+from support.talk import IPV4, IPV6, Family, Talk, at
 
 
 def serve(talk: Talk, count: int = 3, options: str = "-p 300", method: str = "-m") -> Talk:
@@ -350,7 +350,10 @@ def test_a_call_stays_with_its_real_server(phone: Talk) -> None:
     for sport in range(6000, 6004):
         assert say(phone, b"one@client", sport=sport) == first
         assert say(phone, b"two@client", sport=sport) == second
-    assert sorted((t.pe_name, t.pe_data) for t in templates(phone.lvs)) == [("sip", b"one@client"), ("sip", b"two@client")]
+    assert sorted((t.pe_name, t.pe_data) for t in templates(phone.lvs)) == [
+        ("sip", b"one@client"),
+        ("sip", b"two@client"),
+    ]
     books(phone.lvs.instance)
 
 
@@ -420,7 +423,10 @@ def movable(own_network: Harness) -> Iterator[Harness]:
 
 def test_templates_move_with_their_connections(movable: Harness, family: Family) -> None:
     """To another table and back: who controls whom stays, and so does each client's real server."""
-    talk, phone = serve(Talk(movable, family)).opens(), serve(Talk(movable, family, UDP, 5060, 5060, 5060), 2, "-p 300 --pe sip")
+    talk, phone = (
+        serve(Talk(movable, family)).opens(),
+        serve(Talk(movable, family, UDP, 5060, 5060, 5060), 2, "-p 300 --pe sip"),
+    )
     clients = [f"{family.client[:-1]}{n:x}" for n in range(2, 10)]
     servers = {client: ask(talk, client, 2000) for client in clients}
     calls = {f"call{n}".encode(): say(phone, f"call{n}".encode(), sport=7000 + n) for n in range(40)}
@@ -448,3 +454,61 @@ def test_the_packet_path_reads_what_the_parser_reads(lvs: Harness, messages: lis
         call = sip.call_id(message.replace(b"%s", b"%S"))
         shown = [t.pe_data for t in templates(lvs) if t.caddr == client]
         assert (went == "dropped_not_sip", shown) == (call is None, [] if call is None else [call])
+
+
+def tell(
+    phone: Talk, server: str, call: bytes, client: str, port: int = 5060, sport: int = 5060
+) -> tuple[str, int] | str:
+    """A real server says something of its own accord; from whom it seems to come, or what became of it."""
+    result = phone.lvs.from_server(ip(server, client, UDP, udp(sport, port, SIP % call)))
+    return result.packet.source if result.forwarded else result.reason
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["one-packet", "connections"])
+def test_a_real_server_calls(lvs: Harness, family: Family, once: bool) -> None:
+    """It speaks as the service, and what the client answers comes back to it (facts 5.5)."""
+    options = "-p 300 --pe sip" + " -o" * once
+    phone = serve(Talk(lvs, family, UDP, port=5060, rport=5070), options=options)
+    callee = family.servers[1]
+    for call in (b"one", b"two", b"three"):
+        assert tell(phone, callee, call, family.client, sport=5070) == (family.vip, 5060)
+        assert say(phone, call) == callee
+    shown = sorted((t.caddr, t.vport, t.daddr, t.dport, t.pe_data) for t in templates(lvs))
+    calls = [b"one", b"three", b"two"] if once else [b"one"]  # all of one client port is one connection
+    assert shown == [(family.client, 5060, callee, 5070, call) for call in calls]
+    assert lvs.director.totals()[:3] == ((6, 3, 3) if once else (1, 3, 3))
+    books(lvs.instance)
+
+
+def test_replies_of_one_packet_scheduling(phone: Talk) -> None:
+    """Without a connection it is the Call-ID by which a reply is known for one."""
+    server = say(phone, b"one")
+    assert tell(phone, server, b"one", phone.family.client) == (phone.family.vip, 5060)
+    assert len(templates(phone.lvs)) == 1
+    other = next(one for one in phone.family.servers[:3] if one != server)
+    assert tell(phone, other, b"one", phone.family.client) == (phone.family.vip, 5060)
+    assert say(phone, b"one") == other, "the call was taken over"
+    books(phone.lvs.instance)
+
+
+def test_who_may_not_call(phone: Talk) -> None:
+    family, client = phone.family, phone.family.client
+    assert tell(phone, family.servers[5], b"one", client) == "up_no_service", "no real server"
+    assert tell(phone, family.server, b"one", client, sport=5061) == "up_no_service", "not its port"
+    result = phone.lvs.from_server(ip(family.server, client, UDP, udp(5060, 5060, b"hello")))
+    assert result.reason == "up_no_service", "no call"
+    phone.lvs.ipvsadm(f"-E {phone.key} -s rr -p 300")
+    assert tell(phone, family.server, b"one", client) == "up_no_service", "no such engine any more"
+    phone.lvs.ipvsadm(f"-E {phone.key} -s rr -p 300 --pe sip")
+    assert tell(phone, family.server, b"one", client) == (family.vip, 5060)
+    phone.lvs.ipvsadm(f"-e {phone.key} -r {at(family.server, 5060)} -g")
+    assert tell(phone, family.server, b"two", client, 6000) == "up_no_service", "not by LVS-NAT"
+    phone.delete(family.servers[1])
+    assert tell(phone, family.servers[1], b"three", client, 6001) == "up_no_service", "deleted"
+    assert tell(phone, family.servers[2], b"four", client, 6002) == (family.vip, 5060)
+    Talk(phone.lvs, family, port=81).serve()
+    phone.lvs.ipvsadm(f"-D {Talk(phone.lvs, family, port=81).key}")
+    assert tell(phone, family.servers[2], b"five", client, 6003) == (family.vip, 5060), "another service came and went"
+    phone.lvs.ipvsadm("-C")
+    assert tell(phone, family.servers[2], b"six", client, 6004) == "up_no_service"
+    assert not phone.lvs.instance.speakers.keys()

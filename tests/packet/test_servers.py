@@ -74,7 +74,9 @@ def test_expire_nodest_conn(lvs: Harness, family: Family, protocol: int) -> None
     assert result.packet.dst != talk.rs
 
 
-def test_expire_nodest_conn_ends_connections_with_their_real_server(lvs: Harness, family: Family, protocol: int) -> None:
+def test_expire_nodest_conn_ends_connections_with_their_real_server(
+    lvs: Harness, family: Family, protocol: int
+) -> None:
     """At once, and nobody else's; persistence templates too (facts 1.11)."""
     lvs.set(expire_nodest_conn=1)
     talk = Talk(lvs, family, protocol)

@@ -206,9 +206,7 @@ def _defences(numbers: dict[str, Any]) -> Iterator[str]:
         low = "short" if numbers["available_pages"] < numbers["amemthresh"] else "enough"
         yield f"{_ROW}memory      {low} (free memory {seen}; amemthresh {numbers['amemthresh']} pages)"
     if numbers["refused_by_conn_max"]:
-        yield (
-            f"{_ROW}conn_max    {numbers['refused_by_conn_max']} connections refused beyond {numbers['conn_max']}"
-        )
+        yield (f"{_ROW}conn_max    {numbers['refused_by_conn_max']} connections refused beyond {numbers['conn_max']}")
 
 
 def _table(numbers: dict[str, Any]) -> Iterator[str]:

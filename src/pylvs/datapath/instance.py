@@ -29,7 +29,7 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "own_addresses", "call_ids")
+HASHES = ("service_index", "speakers", "own_addresses", "call_ids")
 COUNTERS = ("counters", "reasons")
 MAX_SERVICES, MAX_DESTS = 4096, 16384
 CONN_BITS = range(12, 27)
@@ -68,6 +68,7 @@ class Instance:
     dest_loads: SharedArray
     estimates: SharedArray
     service_index: Hash
+    speakers: Hash
     own_addresses: Hash
     call_ids: Hash
     counters: PerCpuArray
@@ -422,6 +423,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "call_ids": slots // 4,
         "services": max_services,
         "service_index": max_services,
+        "speakers": max_dests,
         "dests": max_dests,
         "dest_loads": max_dests,
         "caches": max_services,

@@ -32,7 +32,14 @@ class SharedArray:
         # struct.pack_into clears the place before it writes: packets would see the zero in between. An item of a
         # memoryview is one store.
         view = memoryview(self.memory)
-        self._words = {"B": view, "H": view.cast("H"), "I": view.cast("I"), "i": view.cast("i"), "Q": view.cast("Q"), "q": view.cast("q")}
+        self._words = {
+            "B": view,
+            "H": view.cast("H"),
+            "I": view.cast("I"),
+            "i": view.cast("i"),
+            "Q": view.cast("Q"),
+            "q": view.cast("q"),
+        }
 
     @property
     def words(self) -> memoryview:

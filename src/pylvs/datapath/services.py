@@ -14,7 +14,7 @@ from _socket import htons
 from collections.abc import Iterable, Iterator
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, pools
+from pylvs.datapath import _layout, pools, speakers
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
 from pylvs.datapath.pools import Member, Pool, Pools, Row
@@ -360,6 +360,8 @@ class ServiceTable:
 
     def _done(self) -> None:
         config = self._instance.config
+        changing = config.get(0, "changing")
+        speakers.agree(self._instance, None if changing in (0, _ALL) else changing - 1, self._used_numbers())
         generation = config.get(0, "generation") + 1
         config.put(0, "generation", generation)
         config.put(0, "changing", 0)
@@ -369,7 +371,7 @@ class ServiceTable:
         """Tell the packet path what there are services of."""
         config, services = self._instance.config, self._instance.services
         left = config.get(0, "families")
-        found = 0
+        found = left & _layout.SERVES_SPEAKERS  # whose real servers those are (speakers.py)
         for number in self.numbers():
             found |= serves(services.get(number, "key"))
             if found == left:

@@ -161,6 +161,7 @@ struct birth {
 	__u32 back;		/* 1 + number of the slot of its real server's side */
 	__u32 service;
 	struct pool_options options;
+	__u32 speaker;		/* 1 + number of the real server that has begun it */
 	__u32 persistent;	/* seconds; 0: not persistent */
 	__u32 once;		/* for one packet alone */
 	struct tuple reply;

@@ -205,6 +205,7 @@ enum family_bit {
 	SERVES_MARKS = 4,	/* by firewall mark */
 	SERVES_FTP = 8,		/* on port 21 */
 	SERVES_PORT_ZERO = 16,
+	SERVES_SPEAKERS = 32,	/* real servers that begin connections (outgoing.h) */
 };
 
 enum service_flag {

@@ -25,6 +25,7 @@
 #include "xmit/route.h"
 #include "xmit/nat.h"
 #include "forward.h"
+#include "outgoing.h"
 #include "icmp.h"
 #include "sweep.h"
 
@@ -306,6 +307,13 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 }
 
 /* One-packet scheduling: a connection that begins and ends with this packet, and is never in the table (facts 2.5). */
+static __always_inline void once_ended(struct birth *birth, struct dest_load *load, __u64 now)
+{
+	load_unbind(load, birth->flags | CONN_INACTIVE, now);
+	if (birth->control)
+		control_leave(birth->control);
+}
+
 __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
 {
 	struct birth *birth = at(&births, 0);
@@ -326,9 +334,32 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
 	reason = d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : forward_request(skb, p, &way, out, now);
-	load_unbind(load, birth->flags | CONN_INACTIVE, now);
-	if (birth->control)
-		control_leave(birth->control);
+	once_ended(birth, load, now);
+	return reason;
+}
+
+/* The same, begun by the real server. */
+__noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
+{
+	struct birth *birth = at(&births, 0);
+	struct way way = { .nat = 1 };
+	struct dest_load *load;
+	struct dest *d;
+	int reason;
+
+	if (!p || !out || !birth)
+		return UP_JUST_ENDED;
+	d = at(&dests, birth->dest);
+	load = at(&dest_loads, birth->dest);
+	if (!d || !load)
+		return UP_JUST_ENDED;
+	way.address = d->key.address;
+	way.port = d->key.port;
+	load_bind(load, birth->flags);
+	reason = forward_reply(skb, p, &way, out, now);
+	if (reason == FORWARDED_NAT_REPLY)
+		count(d, birth->dest, A_REPLY, p->length);
+	once_ended(birth, load, now);
 	return reason;
 }
 
@@ -366,12 +397,14 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 
 		if (!birth)
 			return UP_NO_SERVICE;
-		birth->once = 0;
+		birth->once = birth->speaker = 0;
 		reason = connect(skb, p, birth, c, &found, out, now);
+		if (reason == UP_NO_SERVICE && (cfg->families & SERVES_SPEAKERS) && p->tuple.protocol == IPPROTO_UDP)
+			reason = outgoing_connect(skb, p, birth, &found, out, now);
 		if (reason != RECEIVED)
 			return reason;
 		if (birth->once)
-			return once(skb, p, out, now);
+			return birth->speaker ? once_spoken(skb, p, out, now) : once(skb, p, out, now);
 	}
 	c = conn_at(found.number);
 	if (!c)
