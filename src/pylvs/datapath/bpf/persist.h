@@ -63,9 +63,9 @@ static __always_inline int template_valid(const struct conn *c)
 	return !sys->expire_quiescent_template || load->weight;
 }
 
-/* The template of the packet whose birth is being prepared. RECEIVED: it is in birth->holder, counts the connection to
- * come, and its real server is that one's; DROPPED_NO_DESTINATION: there is none, it has to be made. */
-__noinline int template_find(const struct packet *p, __u64 now)
+/* One look for the template of the packet whose birth is being prepared. DROPPED_CONTENDED: look again; it is just being
+ * taken apart, or has been. */
+__noinline int template_look(const struct packet *p, __u64 now)
 {
 	struct birth *birth = at(&births, 0);
 	struct dest_load *load;
@@ -76,13 +76,18 @@ __noinline int template_find(const struct packet *p, __u64 now)
 	if (!p || !birth)
 		return DROPPED_NO_DESTINATION;
 	birth->holder.life = 0;
-	slot = table_find(&birth->template, table_hash(&birth->template), KINDS(SLOT_TEMPLATE));
+	/* what is being taken apart may become a template again: a connection came just in time (control.h) */
+	slot = table_find(&birth->template, table_hash(&birth->template), KINDS(SLOT_TEMPLATE) | KINDS(SLOT_DEAD));
 	c = slot ? conn_at((__u32)slot - 1) : NULL;
 	if (!c)
 		return DROPPED_NO_DESTINATION;
 	life = slot >> 32;
+	if ((life & LIFE_KIND) == SLOT_DEAD) {
+		wait_for(slot);
+		return DROPPED_CONTENDED;
+	}
 	if (past(c->expires, now) && conn_release((__u32)slot - 1, life, now) != RELEASE_POSTPONED)
-		return DROPPED_NO_DESTINATION;
+		return DROPPED_CONTENDED;
 	if (!template_valid(c)) {
 		__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_INVALID);
 		return DROPPED_NO_DESTINATION;
@@ -95,6 +100,17 @@ __noinline int template_find(const struct packet *p, __u64 now)
 	birth->control = (__u32)slot;
 	birth_server(birth, p, c->dest, load->flags);
 	return RECEIVED;
+}
+
+/* RECEIVED: it is in birth->holder, counts the connection to come, and its real server is that one's;
+ * DROPPED_NO_DESTINATION: there is none, it has to be made. */
+static __always_inline int template_find(const struct packet *p, __u64 now)
+{
+	int reason = template_look(p, now);
+
+	if (reason == DROPPED_CONTENDED)
+		reason = template_look(p, now);
+	return reason == DROPPED_CONTENDED ? template_look(p, now) : reason;
 }
 
 /* What is chosen becomes a template first. */
