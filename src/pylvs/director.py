@@ -214,7 +214,7 @@ class Director(Marking):
         """Define a virtual service (facts 1.4).
 
         Raises:
-            ServiceExists, NoSuchScheduler
+            ServiceExists, NoSuchScheduler, NoSuchEngine
             NotSupported: it needs something that this version of pylvs cannot do yet.
             TableFull, NotPermitted, DatapathError
         """
@@ -231,7 +231,7 @@ class Director(Marking):
         """Replace a service's scheduler and options; its real servers and connections stay (facts 1.5).
 
         Raises:
-            NoSuchService, NoSuchScheduler, NotSupported
+            NoSuchService, NoSuchScheduler, NoSuchEngine
         """
         if self._services is None:
             raise NoSuchService(f"{service} is not defined")
@@ -405,6 +405,9 @@ class Director(Marking):
 
     def set_sysctls(self, values: Mapping[str, str | int]) -> None:
         """Write to several of them: to all, or where one is refused to none.
+
+        Each is old or new for packets at every moment. They are stored one after the other: who is killed in between
+        has written some.
 
         Raises:
             NoSuchSysctl, InvalidValue

@@ -57,6 +57,12 @@ class NoSuchScheduler(LVSError):
     errno = _errno.ENOENT
 
 
+class NoSuchEngine(LVSError):
+    """There is no persistence engine of that name."""
+
+    errno = _errno.ENOENT
+
+
 class NoSuchSysctl(LVSError):
     """There is no such name under net.ipv4.vs."""
 

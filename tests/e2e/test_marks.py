@@ -148,7 +148,7 @@ def test_example_2(lab: Lab, marked: str, example: Addresses) -> None:
 
 
 def test_example_2_persistent(lab: Lab, marked: str, example: Addresses) -> None:
-    """With -p a client has one real server for all that has the mark: http and https of a shop, and its other address."""
+    """With -p a client has one real server for all that has the mark: both ports of a shop, and its other address."""
     _serve(lab, example, options="-p 60")
     answers = [_get(lab, vip, port, "/who").split() for vip in example.vips for port in PORTS for _ in range(2)]
     assert len({words[0] for words in answers}) == 1
@@ -292,3 +292,26 @@ addr add {host.ipv6}/64 dev br0 nodad
         _serve(lab, example)
         wait_for(lambda: lab.can_connect("client", example.vips[0], 80), "the bridge to be usable")
         assert Counter(_get(lab, example.vips[1], 8080) for _ in range(6)) == {"rs1": 2, "rs2": 2, "rs3": 2}
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_direct_routing_by_the_detour(ipv6: bool) -> None:
+    """One wire for clients, director and real servers, the VIP on all of them; datagrams, too.
+
+    client ------ router --+-- director          nft: vip, ports 80 and 53 --> mark 1
+                           +-- rs1..rs3
+    """
+    with Lab("dr") as lab:
+        vip, family = (lab.vip6, "ip6") if ipv6 else (lab.vip, "ip")
+        marked = f"{family} daddr {vip} {{}} meta mark set 0x12\n"
+        chain = "type filter hook prerouting priority mangle\n" + marked.format("tcp dport 80")
+        _nft(lab, f"table inet dr {{\nchain prerouting {{\n{chain}{marked.format('udp dport 53')}}}\n}}\n")
+        lab.pylvs("mark route 0x2/0xf")
+        service = "-f 18 -6" if ipv6 else "-f 18"
+        lab.ipvsadm(f"-A {service} -s rr")
+        for host in lab.realservers:
+            lab.ipvsadm(f"-a {service} -r {endpoint(host.ipv6 if ipv6 else host.ipv4, 0)} -g")
+        assert Counter(_get(lab, vip) for _ in range(6)) == {"rs1": 2, "rs2": 2, "rs3": 2}
+        words = ["dig", "+short", "+tries=1", "+time=3", f"@{vip}", "whoami.lab", "TXT"]
+        answers = [lab.run("client", words).stdout.strip().strip('"') for _ in range(3)]
+        assert sorted(answers) == ["rs1", "rs2", "rs3"]

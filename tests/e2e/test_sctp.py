@@ -63,6 +63,15 @@ def service(lab: Lab, ipv6: bool) -> Service:
     ).add("rs1")
 
 
+@pytest.fixture
+def plain_service(bare_labs: dict[str, Lab]) -> Iterator[Service]:
+    """LVS-NAT over IPv4."""
+    lab = bare_labs["nat"]
+    yield Service(lab, "-m", port=PORT, rport=RPORT, kind="--sctp-service").add("rs1")
+    lab.ipvsadm("-C")
+    lab.pylvs("conns flush --all")
+
+
 def _socket(lab: Lab, host: str, address: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with lab.enter(host):
@@ -134,6 +143,8 @@ def _sums_by(lab: Lab, whom: str) -> Iterator[None]:
 def test_an_association(service: Service, whom: str) -> None:
     """Handshake, messages of many sizes both ways, an orderly end; and the director saw each step."""
     lab, luck = service.lab, random.Random(whom)
+    if whom == "sender" and service.method == "-g":
+        pytest.skip("LVS-DR touches no sum")
     wrong = _wrong_sums(lab)
     sizes = [1, 3, 4, 1400, 1452, 1453, 4000, 20_000, 60_000, *(luck.randrange(1, 9000) for _ in range(12))]
     with _sums_by(lab, whom), listening(service) as listener:
@@ -162,7 +173,8 @@ def test_an_association(service: Service, whom: str) -> None:
     assert _wrong_sums(lab) == wrong
 
 
-def test_associations_are_spread(service: Service) -> None:
+def test_associations_are_spread(plain_service: Service) -> None:
+    service = plain_service
     service.add_server("rs2")
     with ExitStack() as stack:
         listeners = {name: stack.enter_context(listening(service, name)) for name in ("rs1", "rs2")}
@@ -174,7 +186,7 @@ def test_associations_are_spread(service: Service) -> None:
         assert {name: service.counts()[name].active for name in listeners} == {"rs1": 2, "rs2": 2}
 
 
-def test_nobody_listens(service: Service) -> None:
-    """The real server's ABORT reaches the client, under LVS-NAT with the VIP's name on it."""
+def test_nobody_listens(plain_service: Service) -> None:
+    """The real server's ABORT reaches the client, with the VIP's name on it."""
     with pytest.raises(ConnectionRefusedError):
-        _dial(service)
+        _dial(plain_service)

@@ -16,7 +16,10 @@ from pylvs.schedulers import NAMES
 from support.harness import Harness
 
 DEFAULTS = Timeouts(900, 120, 300)
-SUPPORTED = {"connections", "fwmark", *(f"scheduler {name}" for name in NAMES)}
+SUPPORTED = {
+    "connections", "fwmark", "ops", "pe", "persistence", "sched-flags", "sctp", "threshold",
+    *(f"scheduler {name}" for name in NAMES),
+}  # fmt: skip
 LATER = {
     "beyond-058": "LVS-NAT to the director itself, by mark",
     "beyond-057": "LVS-NAT to the director itself is refused until it can be done",

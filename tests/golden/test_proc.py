@@ -53,7 +53,7 @@ def _entries(text: str) -> dict[str, int]:
 def test_after_packets(lvs: Harness, case: Case) -> None:
     lvs.set(**case.get("sysctl", {}))
     lvs.restore(case["restore"])
-    _play(lvs, case["packets"])
+    _play(lvs, case)
     for step in case["result"]:
         ours = ""
         if step["cmd"].startswith("sleep "):
@@ -74,7 +74,7 @@ def test_after_packets(lvs: Harness, case: Case) -> None:
 def test_the_per_cpu_file_adds_up(lvs: Harness) -> None:
     (case,) = (case for case in PLAYED if case["id"] == "list-tcp-nat")
     lvs.restore(case["restore"])
-    _play(lvs, case["packets"])
+    _play(lvs, case)
     lines = _file(lvs, "net/ip_vs_stats_percpu").splitlines()
     rows = [[int(word, 16) for word in line.split()[1:]] for line in lines[2:-4]]
     total = [int(word, 16) for word in lines[-4].split()[1:]]

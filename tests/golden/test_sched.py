@@ -27,7 +27,9 @@ class Conversation:
         self.asked: dict[tuple[str, int], tuple[str, int]] = {}
 
     def server(self, address: str) -> str:
-        port = 0 if "-f" in self.key else self.case.get("rport") or self.case["port"]
+        port = self.case.get("rport")
+        if not port:
+            return address  # as the service's
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def client_says(self, src: str, sport: int, flags: str) -> Result:
@@ -108,6 +110,7 @@ def _rows(table: str) -> list[list[str]]:
 @pytest.mark.parametrize("case", playable("sched"), ids=lambda case: case["id"])
 def test_choices_and_table(lvs: Harness, case: Case) -> None:
     conversation = Conversation(lvs, case)
+    lvs.set(**case.get("sysctl", {}))
     lvs.restore(
         f"-A {case['service']}\n"
         + "".join(
@@ -123,4 +126,4 @@ def test_choices_and_table(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    assert len(playable("sched")) == 207
+    assert len(playable("sched")) == 235

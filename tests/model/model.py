@@ -45,7 +45,7 @@ Endpoint = tuple[str, int]
 
 
 class Packet(NamedTuple):
-    """A packet as it arrives. `length` is from the IP header on; `flags` are TCP's, or the kind of SCTP's first chunk."""
+    """A packet as it arrives. `length` is from the IP header on; `flags`: TCP's, or the kind of SCTP's first chunk."""
 
     protocol: str
     src: str

@@ -50,8 +50,8 @@ NAMES = ("tcp 10.99.0.1:80", "tcp 10.99.0.2:80", "udp 10.99.0.1:80", "tcp [fd00:
 SERVERS = ("rs1:80", "rs2:80", "rs1:8080", "rs3:0")
 FLAGS = ("SYN", "ACK", "FIN+ACK", "RST", "SYN+ACK", "PSH+ACK", "FIN", "SYN+FIN", "SYN+RST", "RST+ACK", "URG", "")
 CHUNKS = {
-    "SYN": "INIT", "ACK": "COOKIE_ECHO", "FIN+ACK": "SHUTDOWN", "RST": "ABORT", "SYN+ACK": "INIT_ACK", "PSH+ACK": "DATA",
-    "FIN": "DOWN_ACK", "SYN+FIN": "COOKIE_ACK", "SYN+RST": "ERROR", "RST+ACK": "ABORT", "URG": "COMPLETE", "": "",
+    "SYN": "INIT", "ACK": "COOKIE_ECHO", "FIN+ACK": "SHUTDOWN", "RST": "ABORT", "SYN+ACK": "INIT_ACK",
+    "PSH+ACK": "DATA", "FIN": "DOWN_ACK", "SYN+FIN": "COOKIE_ACK", "SYN+RST": "ERROR", "RST+ACK": "ABORT", "URG": "COMPLETE", "": "",
 }  # fmt: skip
 """What is said instead of TCP's flags where the service is SCTP's: what comes nearest, or else what is left."""
 STORIES = (

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,82 @@ def test_what_controls_others_is_never_dropped(lvs: Harness) -> None:
     left = {sport for _, sport in lvs.entries()}
     assert left.issuperset(range(5000, 5020))
     assert len(left) < 40
+
+
+# ---- drop_entry and persistence templates ----
+
+
+def _persistent(talk: Talk, options: str = "-p 1000") -> Talk:
+    talk.lvs.ipvsadm(f"-A {talk.key} -s rr {options}")
+    talk.add(talk.rs)
+    return talk
+
+
+def _clients(talk: Talk, count: int = 40) -> list[Talk]:
+    """The same service, asked by so many clients."""
+    base = talk.family.client[:-1]
+    return [replace(talk, family=talk.family._replace(client=f"{base}{number}")) for number in range(1, count + 1)]
+
+
+def _templates(lvs: Harness) -> dict[str, str]:
+    """State by client."""
+    return {conn.caddr: conn.state for conn in lvs.director.connections() if conn.template}
+
+
+def test_a_half_open_connection_takes_its_template_along_unless_that_is_assured(lvs: Harness, family: Family) -> None:
+    never, once = _clients(_persistent(Talk(lvs, family)))[:20], _clients(Talk(lvs, family))[20:]
+    for talk in never:
+        talk.asks("S")
+    for talk in once:
+        talk.opens()
+        talk.from_port(2000).asks("S")
+    assert set(_templates(lvs).values()) == {"NONE", "ASSURED"} and len(_templates(lvs)) == 40
+    lvs.director.set_sysctl("drop_entry", 3)
+    _seconds(lvs, 40)
+    left, shown = lvs.entries(), _templates(lvs)
+    alive = {client for client, sport in left if sport == 1025}
+    gone = {talk.family.client for talk in never} - alive
+    assert gone and not gone & shown.keys(), "who has no connection any more has no template"
+    assert {talk.family.client for talk in once} <= alive & shown.keys()
+    assert sum(sport == 2000 for _, sport in left) < 20
+    assert lvs.instance.runtime.get(0, "entries_dropped") > 0
+    books(lvs.instance)
+
+
+def test_a_template_that_controls_nothing_stays_if_it_is_assured(lvs: Harness) -> None:
+    talks = _clients(_persistent(Talk(lvs, IPV4, UDP, port=53)))
+    for talk in talks:
+        talk.asks()
+    for talk in talks[:20]:
+        talk.answers()
+    lvs.advance(301)
+    assert len(_templates(lvs)) == 40 == lvs.director.count_connections(), "the connections are gone, these are not"
+    lvs.director.set_sysctl("drop_entry", 3)
+    _seconds(lvs, 40)
+    left = _templates(lvs)
+    assert sum(state == "ASSURED" for state in left.values()) == 20
+    assert 20 <= len(left) < 40
+    books(lvs.instance)
+
+
+def test_templates_of_one_packet_services_are_tested_like_connections(lvs: Harness) -> None:
+    """Those that counted 1 to 8 packets and have been idle for a minute; others stay, assured or not."""
+    talks = _clients(_persistent(Talk(lvs, IPV4, UDP, port=53), "-p 1000 -o"))
+    for talk in talks[:20]:
+        talk.asks()
+    for talk in talks[20:]:
+        for _ in range(9):
+            talk.asks()
+    assert len(_templates(lvs)) == 40
+    lvs.director.set_sysctl("drop_entry", 3)
+    _seconds(lvs, 30)
+    assert len(_templates(lvs)) == 40, "nobody has been idle for a minute"
+    lvs.shift(35)
+    _seconds(lvs, 100)
+    left = _templates(lvs)
+    assert all(talk.family.client in left for talk in talks[20:])
+    assert 20 <= len(left) < 40
+    books(lvs.instance)
 
 
 # ---- conn_max ----

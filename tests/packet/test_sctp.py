@@ -146,23 +146,18 @@ def test_odd_chunks_open_by_their_first_one(lvs: Harness, chunks: bytes) -> None
 
 @QUICK
 @given(chunks=st.binary(max_size=40), seed=st.integers(0, 2**32))
-def test_any_chunks(packet_network: Harness, chunks: bytes, seed: int) -> None:
+def test_any_chunks(lvs: Harness, chunks: bytes, seed: int) -> None:
     """Bytes at random, cookies often: never another state than the model's, never a wrong sum."""
-    lvs = packet_network
-    lvs.enter()
-    try:
-        lvs.reset()
-        luck = random.Random(seed)
-        talk = talk_of(lvs, luck.choice(FAMILIES))
-        talk.asks("INIT")
-        if luck.random() < 0.5:
-            chunks = bytes((luck.choice((10, 11)), 0, 0, luck.randrange(12))) + chunks
-        sent = packet(talk.family.client, talk.family.vip, SCTP, sctp(talk.sport, 80, chunks))
-        result = lvs.from_client(sent)
-        assert result.packet.payload == chunks and not wrong_sums(result.packet.raw)
-        assert talk.entry.shown.state == model.next_state("INPUT", "INIT1", model.event_of(chunks))
-    finally:
-        lvs.leave()
+    lvs.reset()
+    luck = random.Random(seed)
+    talk = talk_of(lvs, luck.choice(FAMILIES))
+    talk.asks("INIT")
+    if luck.random() < 0.5:
+        chunks = bytes((luck.choice((10, 11)), 0, 0, luck.randrange(12))) + chunks
+    sent = packet(talk.family.client, talk.family.vip, SCTP, sctp(talk.sport, 80, chunks))
+    result = lvs.from_client(sent)
+    assert result.packet.payload == chunks and not wrong_sums(result.packet.raw)
+    assert talk.entry.shown.state == model.next_state("INPUT", "INIT1", model.event_of(chunks))
 
 
 @pytest.mark.parametrize(("offset", "more"), [(0, True), (8, True), (8, False)])
@@ -257,31 +252,24 @@ def test_the_table_of_shifts() -> None:
 
 @QUICK
 @given(st.integers(0, 1400), st.integers(1, 65535), st.integers(1, 65535), st.booleans(), st.integers(0, 2**32))
-def test_a_right_sum_stays_right(
-    packet_network: Harness, size: int, port: int, rport: int, same: bool, seed: int
-) -> None:
+def test_a_right_sum_stays_right(lvs: Harness, size: int, port: int, rport: int, same: bool, seed: int) -> None:
     """Of every length, to every port, in both directions; and nothing else changes than ports, sum and address."""
     rport = port if same else rport
-    lvs = packet_network
-    lvs.enter()
-    try:
-        lvs.reset()
-        luck = random.Random(seed)
-        family = luck.choice(FAMILIES)
-        talk = Talk(lvs, family, SCTP, sport=luck.choice((1025, 65535)), port=port, rport=rport).serve()
-        body = chunk("INIT", luck.randbytes(size // 4 * 4)) + luck.randbytes(size % 4)
-        for sent, send in (
-            (packet(family.client, family.vip, SCTP, sctp(talk.sport, port, body)), lvs.from_client),
-            (packet(family.server, family.client, SCTP, sctp(rport, talk.sport, body)), lvs.from_server),
-        ):
-            result = send(sent)
-            assert result.forwarded and not wrong_sums(result.packet.raw)
-            before, after = dissect(sent).segment, result.packet.segment
-            assert (after[4:8], after[12:]) == (before[4:8], before[12:])
-            if same:
-                assert after == before
-    finally:
-        lvs.leave()
+    lvs.reset()
+    luck = random.Random(seed)
+    family = luck.choice(FAMILIES)
+    talk = Talk(lvs, family, SCTP, sport=luck.choice((1025, 65535)), port=port, rport=rport).serve()
+    body = chunk("INIT", luck.randbytes(size // 4 * 4)) + luck.randbytes(size % 4)
+    for sent, send in (
+        (packet(family.client, family.vip, SCTP, sctp(talk.sport, port, body)), lvs.from_client),
+        (packet(family.server, family.client, SCTP, sctp(rport, talk.sport, body)), lvs.from_server),
+    ):
+        result = send(sent)
+        assert result.forwarded and not wrong_sums(result.packet.raw)
+        before, after = dissect(sent).segment, result.packet.segment
+        assert (after[4:8], after[12:]) == (before[4:8], before[12:])
+        if same:
+            assert after == before
 
 
 @pytest.mark.parametrize("rport", [80, 8080])

@@ -214,6 +214,18 @@ def test_persistent_ftp_takes_its_data(lvs: Harness, family: Family) -> None:
     assert _asks(lvs, family, 40000).reason == "up_ftp_data"
 
 
+def test_a_packet_that_is_nobodys_takes_nothing_from_the_one_before(lvs: Harness, family: Family) -> None:
+    """The template goes on counting the connection that it has, and lives no longer than that."""
+    service = _web(family, 80)._replace(persistent=60)
+    _add(lvs, service, family, EXACT, 80)
+    assert _asks(lvs, family, 80).forwarded
+    for _ in range(3):
+        assert _asks(lvs, family, 81).reason == "up_no_service"
+    lvs.advance(100)
+    lvs.advance(100)
+    assert not lvs.entries()
+
+
 # What packets are looked up as: config.families, which no change leaves wrong.
 
 

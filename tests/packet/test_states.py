@@ -67,7 +67,7 @@ class Cells:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_every_cell_of_tcp(lvs: Harness, direction: str, secure: bool) -> None:
     lvs.set(conn_reuse_mode=0)
-    lvs.instance.runtime.put(0, "secure", int(secure))
+    lvs.set(secure_tcp=3 * secure)  # 3: always
     cells = [(state, event) for state in tcp.STATES for event in FLAGS]
     table = Cells(lvs, direction, TCP, "S", cells)
     table.put(tcp.STATES, tcp.ACTIVE)

@@ -1,6 +1,6 @@
 """docs/states.md shows the tables that the packet path has: it is made from them.
 
-    PYLVS_WRITE_DOCS=1 pytest tests/unit/test_state_docs.py      writes it anew after a change
+PYLVS_WRITE_DOCS=1 pytest tests/unit/test_state_docs.py      writes it anew after a change
 """
 
 import os

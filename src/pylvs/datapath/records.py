@@ -5,6 +5,7 @@ from _socket import AF_INET6, htonl, htons, inet_ntop, inet_pton, ntohl, ntohs
 
 from pylvs.datapath import _layout
 from pylvs.datapath.layout import DEST, POOL_OPTIONS, SERVICE_KEY
+from pylvs.errors import NoSuchEngine
 from pylvs.model import MASQ, RealServer, VirtualService, scheduler_flag_names
 
 _ENGINES = ("", "sip")
@@ -35,6 +36,12 @@ def service_key(service: VirtualService) -> bytes:
     )
 
 
+def _engine(name: str) -> int:
+    if name not in _ENGINES:
+        raise NoSuchEngine(f"there is no persistence engine '{name}'; there is sip")
+    return _ENGINES.index(name)
+
+
 def pack_options(service: VirtualService) -> bytes:
     """What a service's pool says beside its real servers."""
     flags = _layout.POOL_PERSISTENT if service.persistent else 0
@@ -45,7 +52,7 @@ def pack_options(service: VirtualService) -> bytes:
         flags=flags,
         timeout=service.persistent,
         netmask=service.netmask if service.family == AF_INET6 else htonl(service.netmask),
-        engine=_ENGINES.index(service.persistence_engine),
+        engine=_engine(service.persistence_engine),
     )
 
 

@@ -79,7 +79,8 @@ __noinline int sip_read(struct __sk_buff *skb, const struct packet *p)
 	size = within(size, SIP_READ);
 	if (bpf_skb_load_bytes(skb, begin, text, size))
 		return 0;
-	w.state = w.skip = w.start = FIRST(0, p->length);
+	w.skip = w.start = FIRST(0, p->length);
+	w.state = FIRST(0, p->length) * SIP_STATES;	/* any state, as far as a verifier knows, not only 0 or 1 */
 	bpf_loop(size, sip_step, &w, 0);
 	if (w.state != sip_found)
 		return 0;

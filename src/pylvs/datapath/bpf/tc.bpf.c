@@ -76,7 +76,6 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 	birth->own_port = p->tuple.dport == s->key.port;
 	birth->persistent = birth->options.flags & POOL_PERSISTENT ? birth->options.timeout : 0;
 	birth->once = (birth->options.flags & POOL_ONE_PACKET) && p->tuple.protocol == IPPROTO_UDP;
-	birth->control = 0;
 	if (birth->persistent)
 		template_key(&birth->template, p, s, &birth->options);
 	else if (!birth->own_port && !s->key.fwmark)
@@ -275,6 +274,7 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 		conn_release(found->number, found->life, now);
 		found->life = 0;
 	}
+	birth->control = 0;	/* of the packet before */
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)
