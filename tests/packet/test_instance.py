@@ -275,6 +275,7 @@ OPERATIONS: dict[str, Operation] = {
     "revive a real server": lambda d: d.add_destination(WEB, _server(3)),
     "delete a real server": lambda d: d.delete_destination(WEB, _server(1)),
     "quiesce a real server": lambda d: d.edit_destination(WEB, _server(1, 0)),
+    "limit a real server": lambda d: d.edit_destination(WEB, _server(1, 3)._replace(upper=9, lower=2)),
     "flush": lambda d: d.flush(),
     "zero": lambda d: d.zero(),
     "timeouts": lambda d: d.set_timeouts(Timeouts(500, 60, 70)),
@@ -333,7 +334,7 @@ Listing = dict[tuple, tuple]
 def _listing(director: Director) -> Listing:
     """What is configured: each service, its scheduler, and its real servers with their weights, in order."""
     return {
-        service.service.key: (service.service.scheduler, tuple((d.server.address, d.server.weight)
+        service.service.key: (service.service.scheduler, tuple((d.server.address, d.server.weight, d.server[4:6])
                                                                for d in service.destinations))
         for service in director.services()
     }  # fmt: skip
@@ -357,7 +358,7 @@ def _behaviour_of(listing: Listing, service: VirtualService) -> frozenset[str]:
     """Where they should go."""
     if service.key not in listing:
         return frozenset({"up_no_service"})
-    found = frozenset(address for address, weight in listing[service.key][1] if weight)
+    found = frozenset(address for address, weight, _ in listing[service.key][1] if weight)
     return found or frozenset({"dropped_no_destination"})
 
 
@@ -365,7 +366,11 @@ def _agrees(lvs: Harness, talk: Talk, listing: Listing, first: int) -> None:
     """Packets of new and old connections go where this configuration says."""
     for service in (WEB, MAIL):
         assert _behaviour(lvs, service, first) == _behaviour_of(listing, service)
-    there = any(address == talk.rs for address, _ in listing.get(WEB.key, ("", ()))[1])
+        for address, weight, limits in listing.get(service.key, ("", ()))[1]:
+            number, loads = lvs.number_of(service, address, 8080), lvs.instance.dest_loads
+            counted = loads.get(number, "weight"), (loads.get(number, "upper"), loads.get(number, "lower"))
+            assert counted == (weight, limits)
+    there = any(address == talk.rs for address, *_ in listing.get(WEB.key, ("", ()))[1])
     if not listing:  # with a family's last service IPVS lets go of its packets
         assert talk.asks("A").reason == talk.answers("A").reason == "up_no_service"
         return

@@ -15,6 +15,7 @@ from pylvs.schedulers import NAMES
 from pylvs.selections import Selection
 from support.harness import CLIENT, INDEX, Harness, frame
 from support.packets import tcp_packet
+from support.talk import IPV4, Talk
 
 VIP = "10.99.0.1"
 WEB = virtual_service(VIP, 80)
@@ -86,7 +87,8 @@ def test_other_schedulers_under_traffic(lvs: Harness) -> None:
     lvs.director.add_service(WEB)
     for number in range(5):
         lvs.director.add_destination(WEB, _server(number, 1000))
-    held = {port: _syn(lvs, port).packet.dst for port in range(60000, 60020)}
+    # established: half-open ones may give way to others
+    held = {port: Talk(lvs, IPV4, sport=port, rport=80).opens().rs for port in range(64000, 64020)}
     with Traffic(lvs) as traffic:
         for turn in range(5):
             for name in NAMES:

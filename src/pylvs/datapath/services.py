@@ -14,7 +14,7 @@ from _socket import htons
 from collections.abc import Iterable, Iterator
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, pools, speakers
+from pylvs.datapath import _layout, limits, numbers, pools, speakers
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
 from pylvs.datapath.pools import Member, Pool, Pools, Row
@@ -32,7 +32,7 @@ from pylvs.datapath.records import (
 )
 from pylvs.datapath.statistics import Statistics
 from pylvs.datapath.trash import Trash
-from pylvs.errors import NoSuchDestination, NoSuchService, TableFull
+from pylvs.errors import NoSuchDestination, NoSuchService
 from pylvs.model import RealServer, VirtualService
 
 __all__ = ["Member", "ServiceTable", "service_key", "unpack_address"]
@@ -177,7 +177,7 @@ class ServiceTable:
             TableFull, NoSuchScheduler
         """
         instance, memory = self._instance, self._remembered()
-        number = self._free_number("services", _layout.SERVICE_USED, memory.free_service)
+        number = numbers.free_service(instance, memory.free_service)
         key = service_key(service)
         pool = memory.pools.write(number, self._bound(service, b""))
         memory.free_service = number + 1
@@ -251,7 +251,7 @@ class ServiceTable:
             service_made=made,
         )  # fmt: skip
         known = memory.trash.find(record)
-        dest = self._free_number("dests", _layout.DEST_USED, memory.free_dest) if known is None else known
+        dest = numbers.free_dest(instance, memory.free_dest) if known is None else known
         index = self._member_index(number)
         member = _member(dest, server, server.weight)
         old = memory.pools.read(number)
@@ -269,9 +269,9 @@ class ServiceTable:
             instance.dests.put(dest, "service", number)
             instance.dests.put(dest, "service_made", made)
         memory.trash.forget(record)
-        self._make_available(dest, local)
+        limits.make_available(self._instance, dest, local)
         memory.pools.swap(number, pool)
-        self._put_limits(member)
+        limits.put(self._instance, member)
         index[endpoint(record)] = dest
         self._done()
 
@@ -298,8 +298,8 @@ class ServiceTable:
             pool = self._changed(number, old, servers, lambda place: place)
             self._begin(number)
             memory.pools.swap(number, pool)
-        self._make_available(dest, local)
-        self._put_limits(member)
+        limits.make_available(self._instance, dest, local)
+        limits.put(self._instance, member)
         self._done()
 
     def delete_server(self, number: int, dest: int) -> None:
@@ -378,41 +378,6 @@ class ServiceTable:
                 return
         config.put(0, "families", found)
 
-    def _free_number(self, table: str, used: int, hint: int) -> int:
-        """A number that no service or real server has."""
-        records = self._instance.services if table == "services" else self._instance.dests
-        high = self._instance.config.get(0, f"{table}_high")
-        if high < records.entries:
-            return int(high)
-        for number in (*range(hint, records.entries), *range(hint)):
-            if not records.get(number, "flags") & used:
-                return number
-        what, option = ("services", "--max-services") if table == "services" else ("real servers", "--max-dests")
-        raise TableFull(
-            f"there is room for {records.entries} {what}; load with more: pylvs unload; pylvs load {option} N"
-        )
-
-    def _make_available(self, dest: int, local: bool) -> None:
-        flags = _layout.DEST_USED | _layout.DEST_AVAILABLE | (_layout.DEST_LOCAL if local else 0)
-        if self._instance.dests.get(dest, "flags") != flags:
-            self._instance.dests.put(dest, "flags", flags)
-
-    def _put_limits(self, member: Member) -> None:
-        """What connections ask of a real server beside its pool, and what new thresholds make of it (facts 1.9)."""
-        loads, dest = self._instance.dest_loads, member.dest
-        loads.put(dest, "weight", member.weight)
-        loads.put(dest, "flags", member.flags)
-        upper, lower = member.upper, member.lower
-        if (loads.get(dest, "upper"), loads.get(dest, "lower")) == (upper, lower):
-            return
-        loads.put(dest, "upper", upper)
-        loads.put(dest, "lower", lower)
-        total = loads.get(dest, "total")
-        if upper and total >= upper:
-            loads.put(dest, "overload", 1)
-        elif total < (lower or upper - upper // 4) or not upper:
-            loads.put(dest, "overload", 0)
-
     def _tidy(self, number: int, dests: Iterable[int]) -> None:
         """What remains to be done for a service that packets no longer find, and for those of `dests` that are its."""
         self._agree(number, (), dests)
@@ -432,7 +397,7 @@ class ServiceTable:
             if dest in there:
                 if not flags & _layout.DEST_AVAILABLE:
                     dests.put(dest, "flags", flags | _layout.DEST_AVAILABLE)
-                self._put_limits(there[dest])
+                limits.put(self._instance, there[dest], again=True)
             elif flags & _layout.DEST_AVAILABLE:
                 self._remembered().trash.put(dest)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * How busy a real server is: connections that are bound to it, and what its thresholds make of that (facts 1.9, 1.10).
- * What an edit of the thresholds does to it is in Python (pylvs.datapath.thresholds).
+ * What an edit of the thresholds does to it is in Python (pylvs.datapath.limits).
  */
 #pragma once
 
