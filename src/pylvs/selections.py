@@ -13,7 +13,7 @@ from pylvs.errors import InvalidValue
 from pylvs.model import PROTOCOLS, endpoint, family_of
 from pylvs.protocols import sctp, tcp, udp
 
-STATES = (*tcp.STATES, *udp.STATES, *(name for name in sctp.STATES if name not in tcp.STATES))
+STATES = (*tcp.STATES, *udp.STATES, *(name for name in sctp.STATES if name not in tcp.STATES), "ASSURED")
 
 
 class Selection(NamedTuple):

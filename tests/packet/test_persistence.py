@@ -1,11 +1,13 @@
 """Persistence templates: whom a client comes back to, how long, and what ends that (facts 2.7, 2.11, 5)."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pylvs.cli import conns
 from pylvs.datapath import resize
 from pylvs.helpers import sip
 from pylvs.model import Connection, virtual_service
@@ -512,3 +514,25 @@ def test_who_may_not_call(phone: Talk) -> None:
     phone.lvs.ipvsadm("-C")
     assert tell(phone, family.servers[2], b"six", client, 6004) == "up_no_service"
     assert not phone.lvs.instance.speakers.keys()
+
+
+def test_pylvs_conns_shows_templates(lvs: Harness, capsys: pytest.CaptureFixture[str]) -> None:
+    """With their own states, ports as ipvsadm shows them, and the Call-ID in JSON."""
+    talk = serve(Talk(lvs, IPV4)).opens()
+    phone = serve(Talk(lvs, IPV4, UDP, port=5060, rport=5060), options="-p 300 --pe sip")
+    say(phone, b'a"b\\c@d')
+
+    def shown(*words: str) -> list[str]:
+        assert conns.main(list(words)) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert [line.split()[2:6] for line in shown("--state", "ASSURED")[1:]] == [
+        ["ASSURED", "10.1.0.1:0", "10.99.0.1:80", f"{talk.rs}:8080"]
+    ]
+    assert [line.split()[2] for line in shown("--state", "ESTABLISHED")[1:]] == ["ESTABLISHED"]
+    entries = [json.loads(line) for line in shown("--json")]
+    assert sorted((e["template"], e["state"], e["client_port"], e["call_id"]) for e in entries) == [
+        (False, "ESTABLISHED", 1025, ""), (False, "UDP", 5060, ""), (True, "ASSURED", 0, ""),
+        (True, "NONE", 0, 'a"b\\c@d'),
+    ]  # fmt: skip
+    assert lvs.director.count_connections_by("state") == {"ASSURED": 1, "ESTABLISHED": 1, "NONE": 1, "UDP": 1}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from pylvs.datapath import _layout
-from pylvs.datapath.connections import GROUPINGS, Entry, Reader, entries, state_name
+from pylvs.datapath.connections import GROUPINGS, Entry, Reader, entries
 from pylvs.director import Director
 from pylvs.errors import InvalidValue
 from pylvs.model import METHOD_NAMES, endpoint, protocol_name
@@ -136,23 +136,28 @@ def _listing(director: Director, which: Selection, json: bool) -> Iterator[str]:
 
 def _line(entry: Entry, reader: Reader) -> str:
     client, virtual = reader.addresses(entry)
-    source, server = endpoint(client, entry.cport), endpoint(reader.server(entry.dest), entry.dport)
+    cport, vport, dport = entry.ports
+    source, server = endpoint(client, cport), endpoint(reader.server(entry.dest), dport)
     minutes, seconds = divmod(entry.left // 1_000_000_000, 60)
     method = METHOD_NAMES.get(entry.flags & _layout.CONN_METHOD, "")
     return (
         f"{protocol_name(entry.protocol):<3} {minutes:02}:{seconds:02}  "
-        f"{state_name(entry.protocol, entry.state):<11} {source:<21} {endpoint(virtual, entry.vport):<21} "
+        f"{entry.state_name:<11} {source:<21} {endpoint(virtual, vport):<21} "
         f"{server:<21} {method:<7} {entry.packets:>8}"
     )
 
 
 def _json(entry: Entry, reader: Reader) -> str:
     client, virtual = reader.addresses(entry)
-    # no name has anything in it that JSON would have to escape
+    cport, vport, dport = entry.ports
+    _, call = reader.engine_data(entry)
+    # no name has anything in it that JSON would have to escape; of a Call-ID's characters, two
+    call_id = call.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"')
     return (
-        f'{{"protocol": "{protocol_name(entry.protocol).lower()}", "state": "{state_name(entry.protocol, entry.state)}"'
-        f', "client": "{client}", "client_port": {entry.cport}, "virtual": "{virtual}", "virtual_port": {entry.vport}'
-        f', "rip": "{reader.server(entry.dest)}", "rip_port": {entry.dport}'
+        f'{{"protocol": "{protocol_name(entry.protocol).lower()}", "state": "{entry.state_name}"'
+        f', "client": "{client}", "client_port": {cport}, "virtual": "{virtual}", "virtual_port": {vport}'
+        f', "rip": "{reader.server(entry.dest)}", "rip_port": {dport}'
+        f', "template": {"true" if entry.template else "false"}, "call_id": "{call_id}"'
         f', "forward": "{METHOD_NAMES.get(entry.flags & _layout.CONN_METHOD, "")}"'
         f', "active": {"false" if entry.flags & _layout.CONN_INACTIVE else "true"}, "packets": {entry.packets}'
         f', "expires": {entry.left // 1_000_000}, "timeout": {entry.timeout}, "fwmark": {reader.fwmark(entry)}}}'

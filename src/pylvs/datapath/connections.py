@@ -1,8 +1,7 @@
-"""The connection table as a command sees it: choosing, counting, reading and ending connections.
+"""The connection table as a command sees it: reading, counting and ending connections.
 
-The table is read through shared memory, a piece at a time: no system call per entry, constant memory. A piece is
-looked through a column at a time, so that a million connections are counted in a fraction of a second: choosing works
-on the raw numbers, and only what was chosen is made readable.
+The table is read through shared memory, a piece at a time (pieces.py): no system call per entry, constant memory. Only
+what was chosen is made readable.
 """
 
 import os
@@ -10,37 +9,38 @@ import struct
 import sys
 from _socket import AF_INET, AF_INET6, htons, inet_ntop, ntohs
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import compress, islice
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
-from pylvs.datapath import _layout, programs, resize, syscall
+from pylvs.datapath import _layout, programs, syscall
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import CALL_ID, CONN, CONN_IPV4, CONN_REST, MORE, TUPLE
-from pylvs.datapath.services import unpack_address
+from pylvs.datapath.pieces import (
+    ALL,
+    AT,
+    FAMILY,
+    KIND,
+    SIZE,
+    STATE,
+    TEMPLATES,
+    TICK,
+    column,
+    pieces,
+    state_name,
+)
+from pylvs.datapath.records import unpack_address
 from pylvs.errors import DatapathError
 from pylvs.model import Connection, endpoint, protocol_name
-from pylvs.protocols import STATES
 from pylvs.selections import Selection
 
 GROUPINGS = ("service", "rip", "state", "client")
 
-_AT_ONCE = 4096  # slots: what is copied and then looked through
 _FLUSH_AT_ONCE = 384  # connections: FLUSH_MOST of bpf/flush.h
+_ADDRESSES = 4096  # virtual addresses that are remembered as text
 _GROUP = _layout.GROUP_SLOTS
-_SIZE = CONN.size
-_TICK = 1 << 20  # nanoseconds
-_ALL, _HALF = (1 << 32) - 1, 1 << 31
 _FWMARK_IPV4 = CONN_IPV4.place("rest")[0] + CONN_REST.place("fwmark")[0]
 _HEAD = bytes(14)  # an Ethernet header's place
-
-_AT = CONN.place("at")[0]
-_LOW = 0 if sys.byteorder == "little" else 3  # the low byte of a 32-bit word
-_KIND, _STATE = (CONN.place(name)[0] + _LOW for name in ("life", "status"))
-_PROTOCOL, _FAMILY = CONN.place("protocol")[0], CONN.place("family")[0]
-_TEMPLATES = (_layout.SLOT_TEMPLATE, _layout.SLOT_INVALID)
-_IS_CONN = bytes(kind in (_layout.SLOT_CONN, *_TEMPLATES) for kind in range(256))
-_TEMPLATE_STATES = ("NONE", "ASSURED")
 _NO_PORT = 65535  # what an invalid template has (facts 2.11)
 
 
@@ -71,151 +71,24 @@ class Entry(NamedTuple):
     family: int
     addresses: bytes
 
+    @property
+    def template(self) -> bool:
+        """Is it a persistence template?"""
+        return bool(self.flags & _layout.CONN_TEMPLATE)
 
-class _Piece(NamedTuple):
-    """Some slots as they were at one moment, and which of them are meant."""
+    @property
+    def state_name(self) -> str:
+        return state_name(self.protocol, self.state, self.template)
 
-    first: int
-    records: bytes
-    places: list[int]
-    now: int
-
-
-_Test = Callable[[bytes, list[int]], list[int]]
-
-
-def state_name(protocol: int, state: int) -> str:
-    """The name that listings show for a state."""
-    names = STATES.get(protocol, ())
-    return names[state] if state < len(names) else "ERR!"
-
-
-# ---- choosing -------------------------------------------------------------------------------------------------------
-
-
-def _column(records: bytes, name: str) -> list[int]:
-    """One number of every record."""
-    offset, form, size = CONN.place(name)
-    view: Any = memoryview(records)
-    numbers: list[int] = view.cast(form)[offset // size :: _SIZE // size].tolist()
-    return numbers
-
-
-def _equal(name: str, value: int) -> _Test:
-    def test(records: bytes, places: list[int]) -> list[int]:
-        column = _column(records, name)
-        return [place for place in places if column[place] == value]
-
-    return test
-
-
-def _within(offset: int, address: bytes, bits: int) -> _Test:
-    """Of these connections' family, and one of their addresses begins with so many bits of `address`."""
-    family, width = (AF_INET, 4) if len(address) == 4 else (AF_INET6, 16)
-    shift = 8 * width - bits
-    wanted, begin = int.from_bytes(address, "big") >> shift, _AT + offset
-
-    def test(records: bytes, places: list[int]) -> list[int]:
-        families = records[_FAMILY::_SIZE]
-        number = int.from_bytes
-        return [
-            place
-            for place in places
-            if families[place] == family
-            and number(records[place * _SIZE + begin : place * _SIZE + begin + width], "big") >> shift == wanted
-        ]
-
-    return test
-
-
-def _in_states(names: frozenset[str]) -> _Test:
-    wanted = {(protocol, state) for protocol, known in STATES.items()
-              for state, name in enumerate(known) if name in names}  # fmt: skip
-
-    def test(records: bytes, places: list[int]) -> list[int]:
-        both = list(zip(records[_PROTOCOL::_SIZE], records[_STATE::_SIZE], strict=True))
-        return [place for place in places if both[place] in wanted]
-
-    return test
-
-
-def _served_by(instance: Instance, address: bytes) -> _Test:
-    dests, family = instance.dests, AF_INET if len(address) == 4 else AF_INET6
-    whole = address.ljust(16, b"\0")
-    wanted = {
-        number
-        for number in range(instance.config.get(0, "dests_high"))
-        if dests.get(number, "address") == whole and dests.get(number, "family") == family
-    }
-
-    def test(records: bytes, places: list[int]) -> list[int]:
-        column = _column(records, "dest")
-        return [place for place in places if column[place] in wanted]
-
-    return test
-
-
-def _tests(instance: Instance, which: Selection) -> list[_Test]:
-    """What a connection has to pass; the quick ones first."""
-    tests: list[_Test] = []
-    if which.states:
-        tests.append(_in_states(which.states))
-    if which.protocol:
-        tests.append(_equal("protocol", which.protocol))
-    if which.service_port:
-        tests.append(_equal("vport", htons(which.service_port)))
-    if which.client_port is not None:
-        tests.append(_equal("cport", htons(which.client_port)))
-    if which.server:
-        tests.append(_served_by(instance, which.server))
-    if which.server_port is not None:
-        tests.append(_equal("dport", htons(which.server_port)))
-    if which.service:
-        tests.append(_within(len(which.service), which.service, 8 * len(which.service)))
-    if which.client:
-        tests.append(_within(0, which.client, which.client_bits))
-    return tests
-
-
-def _pieces(instance: Instance, which: Selection | None) -> Iterator[_Piece]:
-    """The chosen connections, in no particular order: those whose time is not over.
-
-    Each is of one piece: its slot's life word is the same after it was read as before. Connections that come or go
-    meanwhile may be there or not. While somebody looks, the table keeps its size.
-    """
-    for _ in range(2):  # between the two lines below another resizing may begin, and be killed
-        resize.finish_if_left(instance)
-        with instance.settled():
-            if instance.config.get(0, "resizing") == _layout.RESIZING_NOT:
-                yield from _settled_pieces(instance, which)
-                return
-    with instance.settled():
-        yield from _settled_pieces(instance, which)
-
-
-def _settled_pieces(instance: Instance, which: Selection | None) -> Iterator[_Piece]:
-    memory, tags, entries = instance.slots.memory, instance.tags.memory, instance.slots.entries
-    life, words = CONN.place("life")[0] // 4, _SIZE // 4
-    tests = _tests(instance, which or Selection())
-    for first in range(0, entries, _AT_ONCE):
-        count = min(_AT_ONCE, entries - first)
-        if tags[first : first + count].count(_layout.TAG_FREE) == count:
-            continue
-        lives = instance.slots.words[first * words + life : (first + count) * words : words]
-        before = lives.tobytes()
-        records = memory[first * _SIZE : (first + count) * _SIZE]
-        after = lives.tobytes()
-        places = list(compress(range(count), records[_KIND::_SIZE].translate(_IS_CONN)))
-        if before != after:
-            old, new = memoryview(before).cast("I"), memoryview(after).cast("I")
-            places = [place for place in places if old[place] == new[place]]
-        now = instance.now()
-        tick, expires = now // _TICK, _column(records, "expires")
-        places = [place for place in places if 0 < (expires[place] - tick) & _ALL < _HALF]
-        for test in tests:
-            places = test(records, places)
-        if places:
-            yield _Piece(first, records, places, now)
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """Those of client, service and real server as listings show them: a template has no client port, and one that
+        is not valid any more (facts 2.11) 65535 for the others."""
+        if not self.template:
+            return self.cport, self.vport, self.dport
+        if self.life & _layout.LIFE_KIND == _layout.SLOT_INVALID:
+            return 0, _NO_PORT, _NO_PORT
+        return 0, self.vport, self.dport
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -228,13 +101,13 @@ def entries(instance: Instance, which: Selection | None = None) -> Iterator[Entr
     meanwhile may be there or not.
     """
     unpack, make = CONN.unpack, tuple.__new__
-    for first, records, places, now in _pieces(instance, which):
-        tick, rest = now // _TICK, now % _TICK
+    for first, records, places, now in pieces(instance, which):
+        tick, rest = now // TICK, now % TICK
         for place in places:
             (
                 life, status, expires, timeout, packets, dest, cport, vport, dport, protocol, family, addresses,
             ) = unpack(records, place)  # fmt: skip
-            left = ((expires - tick) & _ALL) * _TICK - rest
+            left = ((expires - tick) & ALL) * TICK - rest
             if left > timeout * 1_000_000:
                 left = timeout * 1_000_000
             # make: what Entry(...) does, in a third of the time
@@ -276,7 +149,7 @@ class Reader:
         raw = entry.addresses[width : 2 * width]
         virtual = self._virtual.get(raw)
         if virtual is None:
-            if len(self._virtual) > _AT_ONCE:
+            if len(self._virtual) > _ADDRESSES:
                 self._virtual.clear()
             virtual = self._virtual[raw] = inet_ntop(entry.family, raw)
         return inet_ntop(entry.family, entry.addresses[:width]), virtual
@@ -293,18 +166,19 @@ class Reader:
         ))  # fmt: skip
 
     def _template(self, entry: Entry) -> Connection:
-        engine, data = self._engine_data(entry) if entry.cport else ("", b"")
-        invalid = entry.life & _layout.LIFE_KIND == _layout.SLOT_INVALID
         caddr, vaddr = self.addresses(entry)
-        vport, dport = (_NO_PORT, _NO_PORT) if invalid else (entry.vport, entry.dport)
+        cport, vport, dport = entry.ports
+        engine, data = self.engine_data(entry)
         return Connection(
-            entry.family, entry.protocol, caddr, 0, vaddr, vport, self.server(entry.dest), dport,
-            _TEMPLATE_STATES[entry.state], entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
+            entry.family, entry.protocol, caddr, cport, vaddr, vport, self.server(entry.dest), dport,
+            entry.state_name, entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
             True, entry.packets, self.fwmark(entry), engine, data,
         )  # fmt: skip
 
-    def _engine_data(self, entry: Entry) -> tuple[str, bytes]:
-        """The persistence engine of a template, and what it knows it by."""
+    def engine_data(self, entry: Entry) -> tuple[str, bytes]:
+        """The persistence engine of a template, and what it knows it by; both empty where there is none."""
+        if not entry.template or not entry.cport:
+            return "", b""
         width = 4 if entry.family == AF_INET else 16
         key = TUPLE.pack(
             src=entry.addresses[:width].ljust(16, b"\0"),
@@ -329,7 +203,7 @@ def connections(instance: Instance, which: Selection | None = None) -> Iterator[
 
 def count(instance: Instance, which: Selection | None = None) -> int:
     """How many connections are chosen."""
-    return sum(len(piece.places) for piece in _pieces(instance, which))
+    return sum(len(piece.places) for piece in pieces(instance, which))
 
 
 def _picker(*members: tuple[int, str]) -> struct.Struct:
@@ -349,17 +223,17 @@ def _member(name: str) -> tuple[int, str]:
 # grouping -> what tells one group from another, of a connection of IPv4 and of IPv6
 _KEYS = {
     "service": tuple(
-        _picker(_member("vport"), _member("protocol"), (_AT + width, f"{width}s")) for width in (4, 16)
+        _picker(_member("vport"), _member("protocol"), (AT + width, f"{width}s")) for width in (4, 16)
     ),
     "rip": 2 * (_picker(_member("dest"), _member("dport")),),
-    "state": 2 * (_picker((_STATE, "B"), _member("protocol")),),
-    "client": tuple(_picker((_AT, f"{width}s")) for width in (4, 16)),
+    "state": 2 * (_picker((KIND, "B"), (STATE, "B"), _member("protocol")),),
+    "client": tuple(_picker((AT, f"{width}s")) for width in (4, 16)),
 }  # fmt: skip
 
 
 def _readable(reader: Reader, by: str, key: tuple) -> str:
     if by == "state":
-        return state_name(key[1], key[0])
+        return state_name(key[2], key[1], key[0] in TEMPLATES)
     if by == "rip":
         return endpoint(reader.server(key[0]), ntohs(key[1]))
     text = inet_ntop(AF_INET if len(key[-1]) == 4 else AF_INET6, key[-1])
@@ -375,13 +249,13 @@ def count_by(instance: Instance, by: str, which: Selection | None = None) -> dic
         by: one of GROUPINGS. Memory grows with the number of groups alone.
     """
     counts: Counter[tuple] = Counter()
-    for _, records, places, _ in _pieces(instance, which):
-        families = records[_FAMILY::_SIZE]
+    for _, records, places, _ in pieces(instance, which):
+        families = records[FAMILY::SIZE]
         four = [place for place in places if families[place] == AF_INET]
         six = [place for place in places if families[place] != AF_INET] if len(four) != len(places) else []
         for picker, mine in zip(_KEYS[by], (four, six), strict=True):
             unpack = picker.unpack_from
-            counts.update([unpack(records, place * _SIZE) for place in mine])
+            counts.update([unpack(records, place * SIZE) for place in mine])
     # two real servers of the same address and port, of two services, are one
     named: Counter[str] = Counter()
     reader = Reader(instance)
@@ -398,10 +272,10 @@ def chosen(instance: Instance, which: Selection | None = None) -> Iterator[tuple
     templates come last: they do not end before their connections."""
     parity = programs.PARITY * _GROUP if instance.config.get(0, "table") % 2 else 0
     for templates in (False, True):
-        for first, records, places, _ in _pieces(instance, which):
-            lives = _column(records, "life")
+        for first, records, places, _ in pieces(instance, which):
+            lives = column(records, "life")
             for place in places:
-                if (lives[place] & _layout.LIFE_KIND in _TEMPLATES) == templates:
+                if (lives[place] & _layout.LIFE_KIND in TEMPLATES) == templates:
                     yield first + place | parity, lives[place]
 
 
