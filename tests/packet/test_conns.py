@@ -299,7 +299,7 @@ def test_lines_for_programs(lvs: Harness, capsys: pytest.CaptureFixture[str]) ->
     assert said == {
         "protocol": "tcp", "state": "SYN_RECV", "client": "fd00:1::1", "client_port": 1025, "virtual": "fd00:99::1",
         "virtual_port": 80, "rip": "fd00:2::1", "rip_port": 8080, "forward": "Masq", "active": True, "packets": 1,
-        "timeout": 60_000, "fwmark": 7,
+        "timeout": 60_000, "fwmark": 7, "template": False, "call_id": "",
     }  # fmt: skip
     assert [json.loads(line) for line in _run(capsys, "--by rip --json")] == [
         {"rip": "[fd00:2::1]:8080", "connections": 1}
