@@ -55,7 +55,10 @@ def empty(network: Harness) -> Iterator[None]:
     network.enter()
     try:
         running = datapath.find()
-        if running is None or running.services.entries < datapath.MAX_SERVICES:
+        room = running.services.entries if running else 0
+        if running:
+            running.close()
+        if room < datapath.MAX_SERVICES:
             datapath.unload()
             datapath.load(conn_bits=12)
         with Director() as director:

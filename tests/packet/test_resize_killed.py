@@ -270,4 +270,11 @@ def _nothing_is_left(lvs: Harness, what: str) -> None:
     assert config.get(0, "conn_slots") == lvs.instance.slots.entries, what
     tables = {name for name in os.listdir(f"{lvs.instance.path}/maps") if name.rpartition("_")[0] in datapath.TABLE}
     assert tables == {f"{name}_{config.get(0, 'table')}" for name in datapath.TABLE}, what
-    assert set(os.listdir(f"{lvs.instance.path}/programs")) == {"ingress", "start", "catch_up", "decide", "flush"}, what
+    assert set(os.listdir(f"{lvs.instance.path}/programs")) == {
+        "ingress",
+        "start",
+        "catch_up",
+        "decide",
+        "flush",
+        "purge",
+    }, what

@@ -13,7 +13,7 @@ from pylvs.datapath import _layout
 from pylvs.protocols.tcp import STATES
 from support.books import books, places
 from support.harness import Harness
-from support.packets import address
+from support.packets import ACK, TCP, address
 from support.rules import BACK, DEAD, FILLING, FREE, LIVE, TURN, Found, Steps
 from support.talk import IPV4, IPV6, Family, Talk
 
@@ -241,7 +241,7 @@ def test_a_status_is_changed_in_its_own_turn_only(lvs: Harness, steps: Steps) ->
     Talk(lvs, IPV4).serve().asks("S")
     number = places(lvs.instance)[address(IPV4.client), 1025]
     life = _life(steps, number)
-    ack = bytes(36) + bytes((6, 2)) + bytes(8) + bytes((0x10,)) + bytes(5)
+    ack = steps.packet(TCP, ACK)
     for turn, state in ((life - TURN, "SYN_RECV"), (life + TURN, "SYN_RECV"), (life, "ESTABLISHED")):
         steps.run("transition", number=number, found=struct.pack("=IIII", number, turn, 0, 0), packet=ack)
         assert STATES[lvs.instance.slots.get(number, "status") & 0xFF] == state

@@ -40,6 +40,12 @@ class Key(NamedTuple):
     other: int
 
 
+def _layout_of(read: Btf, name: str) -> Layout:
+    """A structure that only the packet path knows; but for members without a name."""
+    size, members = read.structs[name]
+    return Layout((size, {one: (at, read.format(kind)[0]) for one, (at, kind) in members.items() if one}))
+
+
 class Found(NamedTuple):
     """What table_find answers; number -1: nothing."""
 
@@ -66,8 +72,7 @@ class Steps:
             read = Btf(Path(built("rules"), "rules.bpf.o").read_bytes())
             self._size, members = read.structs["ask"]
             self._places = {name: offset for name, (offset, _) in members.items()}
-            size, members = read.structs["birth"]
-            self._birth = Layout((size, {name: (at, read.format(kind)[0]) for name, (at, kind) in members.items()}))
+            self._birth, self._packet = _layout_of(read, "birth"), _layout_of(read, "packet")
             _layout.RODATA["rules"] = read.variables[".rodata"]
             self._object = Object("rules", {}, existing, constants, built("rules"))
         finally:
@@ -109,6 +114,12 @@ class Steps:
         after = syscall.map_lookup(self._object.maps["ask"], bytes(4), self._size)
         assert after is not None
         return int(_HEAD.unpack_from(after)[2])
+
+    def packet(self, protocol: int, event: int) -> bytes:
+        """A struct packet, as far as state_move asks: TCP's flags, or SCTP's event."""
+        packed = bytearray(self._packet.pack(tuple=bytes(36) + bytes((protocol, 2, 0, 0))))
+        packed[self._packet.place("l4")[0] + 2] = event  # the union behind it has no name
+        return bytes(packed)
 
     def key(self, source: tuple[str, int], destination: tuple[str, int], protocol: int = TCP) -> Key:
         addresses = [address(text) for text, _ in (source, destination)]
