@@ -23,7 +23,7 @@ PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygmen
 TESTS = (
     *(f"packet/test_{name}" for name in ("nat", "dr", "counters", "servers", "table", "conns", "status")),
     *(f"packet/test_{name}" for name in ("errors", "instance", "interfaces", "resize_hammer", "defence", "sysctl")),
-    *(f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence")),
+    *(f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence", "sip")),
     *(f"golden/test_{name}" for name in ("sched", "states", "conn", "sysctl", "proc")),
 )
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not."""
