@@ -7,9 +7,9 @@ import pytest
 from pylvs import Timeouts
 from pylvs.cli import main, timeouts
 from pylvs.datapath.connections import entries
-from pylvs.director import TIMEOUT_MAX
 from pylvs.errors import InvalidValue
 from pylvs.protocols.timeouts import DEFAULTS_MS, MOST, PLACES, parse
+from pylvs.tuning import TIMEOUT_MAX
 from support.harness import Harness
 from support.packets import SCTP, UDP
 from support.talk import IPV4, Talk
