@@ -15,7 +15,7 @@ import time
 import traceback
 
 from bench.packet import CASES, Bench
-from pylvs.datapath import instance as datapath
+from pylvs.datapath import loading
 
 COMMANDS = (
     "pylvs status",
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         except Exception:
             traceback.print_exc()
         finally:
-            datapath.unload()
+            loading.unload()
             sys.stdout.flush()
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

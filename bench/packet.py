@@ -13,7 +13,7 @@ import sys
 import traceback
 
 from bench.replay import DR, NAT_REPLY, NAT_REQUEST, SYN, Case, Replayer, add_services, enter_namespace
-from pylvs.datapath import instance as datapath
+from pylvs.datapath import loading
 
 CASES = {"DR established": DR, "NAT request": NAT_REQUEST, "NAT reply": NAT_REPLY}
 NEW = {"DR new connection": DR._replace(flags=SYN), "NAT new connection": NAT_REQUEST._replace(flags=SYN)}
@@ -24,7 +24,7 @@ class Bench:
 
     def __init__(self, conn_bits: int) -> None:
         enter_namespace()
-        self.instance = datapath.load(conn_bits)
+        self.instance = loading.load(conn_bits)
         add_services()
         self.replayer = Replayer()
         self.ingress = self.instance.program("ingress")
@@ -76,7 +76,7 @@ def in_namespace(arguments: argparse.Namespace) -> int:
     try:
         rows = measure(arguments)
     finally:
-        datapath.unload()
+        loading.unload()
     print(f"{'case':<22}{'flows':>9}{'median ns':>11}{'min':>7}{'max':>7}")
     for (name, flows), values in rows.items():
         print(f"{name:<22}{flows:>9}{statistics.median(values):>11.0f}{min(values):>7.0f}{max(values):>7.0f}")

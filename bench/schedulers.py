@@ -19,7 +19,7 @@ from bench.packet import Bench
 from bench.page import PAGE
 from bench.replay import DR, SYN
 from pylvs import Director, real_server, virtual_service
-from pylvs.datapath import instance as datapath
+from pylvs.datapath import loading
 from pylvs.schedulers import NAMES
 
 _VIP = "10.99.0.1"
@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> int:
         with Director() as director:
             text = page(births(bench, director, arguments), changes(director, arguments), arguments)
     finally:
-        datapath.unload()
+        loading.unload()
     print(text)
     if arguments.write:
         marked = f"<!-- bench: schedulers -->\n{text}\n<!-- bench: end -->"

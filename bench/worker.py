@@ -25,7 +25,7 @@ from bench.replay import (
     compiled,
     enter_namespace,
 )
-from pylvs.datapath import _layout, programs, syscall
+from pylvs.datapath import _layout, loading, programs, syscall
 from pylvs.datapath import instance as datapath
 
 CASES = {
@@ -82,7 +82,7 @@ class Product:
             return maps, loaded
 
         programs.load = load  # type: ignore[assignment]
-        self.instance = datapath.load(slots.bit_length() - 1)
+        self.instance = loading.load(slots.bit_length() - 1)
         self.instance.runtime.put(0, "swept", _NEVER)  # nor do packets sweep
         timeouts = self.instance.timeouts()
         timeouts[1] = _LONG
@@ -96,7 +96,7 @@ class Product:
             os.close(self.ingress)
             self.instance.close()
             self.instance = None
-            datapath.unload()
+            loading.unload()
 
     def fill(self, case: str, first: int, flows: int) -> int:
         """Establish flows, one after the other; how many connections there are."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from pylvs import schedulers
-from pylvs.datapath import connections, netlink, resize
+from pylvs.datapath import connections, loading, netlink, resize
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.markrules import MarkTable
@@ -88,7 +88,7 @@ class Director(Marking, Tuning):
     @contextmanager
     def _changing(self) -> Iterator[ServiceTable]:
         if self._instance is None:
-            self._instance = datapath.load()
+            self._instance = loading.load()
         table = self._services
         assert table is not None
         with self._instance.locked():
@@ -109,7 +109,7 @@ class Director(Marking, Tuning):
     def table_size(self) -> int:
         """How many slots the connection table has."""
         if self._instance is None:
-            return 1 << datapath.default_conn_bits()
+            return 1 << loading.default_conn_bits()
         return int(self._instance.config.get(0, "conn_slots"))
 
     def services(self) -> Iterator[Service]:

@@ -11,6 +11,7 @@ import pytest
 from golden.test_cli import CASES, check_case, needs
 from pylvs import Director, Timeouts
 from pylvs.datapath import instance as datapath
+from pylvs.datapath import loading
 from pylvs.errors import NotPermitted
 from pylvs.schedulers import NAMES
 from support.harness import Harness
@@ -58,9 +59,9 @@ def empty(network: Harness) -> Iterator[None]:
         room = running.services.entries if running else 0
         if running:
             running.close()
-        if room < datapath.MAX_SERVICES:
-            datapath.unload()
-            datapath.load(conn_bits=12)
+        if room < loading.MAX_SERVICES:
+            loading.unload()
+            loading.load(conn_bits=12)
         with Director() as director:
             director.set_timeouts(DEFAULTS)
             yield

@@ -31,10 +31,11 @@ SECONDS = 600
 
 LOAD = """
 from pylvs.datapath import instance
-running = instance.load(12)
+from pylvs.datapath import loading
+running = loading.load(12)
 print("attached:", running.attached())
 print("timer error:", running.runtime.get(0, "timer_error"))
-instance.unload()
+loading.unload()
 """
 PYLVS = "python3 -c 'import pylvs.cli; raise SystemExit(pylvs.cli.main())'"
 SCRIPT = """#!/bin/bash

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.datapath import _layout, interfaces, syscall
+from pylvs.datapath import _layout, interfaces, loading, syscall
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.maps import SharedArray
 from pylvs.datapath.services import ServiceTable
@@ -73,7 +73,7 @@ def test_nothing_is_loaded_by_looking(lvs: Harness) -> None:
         assert director.instance is None
         assert list(director.services()) == [] and list(director.connections()) == []
     assert datapath.find() is None
-    assert not datapath.unload()
+    assert not loading.unload()
 
 
 def test_first_change_loads(lvs: Harness) -> None:
@@ -89,7 +89,7 @@ def test_first_change_loads(lvs: Harness) -> None:
 
 def test_loading_again_changes_nothing(lvs: Harness) -> None:
     talk = Talk(lvs, IPV4).serve().opens()
-    datapath.load().close()
+    loading.load().close()
     assert talk.asks("A").forwarded
     assert lvs.instance.config.get(0, "conn_slots") == 4096
 
@@ -100,7 +100,7 @@ def test_loading_again_changes_nothing(lvs: Harness) -> None:
 def test_sizes_that_cannot_be(lvs: Harness, sizes: dict[str, int]) -> None:
     lvs.unload()
     with pytest.raises(InvalidValue):
-        datapath.load(**sizes)
+        loading.load(**sizes)
     assert datapath.find() is None
     lvs.load()
 
@@ -115,7 +115,7 @@ def test_loading_that_fails_leaves_nothing(lvs: Harness, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(interfaces, "attach", refuse)
         with pytest.raises((DatapathError, OSError)):
-            datapath.load(12, 64, 512)
+            loading.load(12, 64, 512)
     assert datapath.find() is None
     assert pins() <= before
     lvs.load()
@@ -529,7 +529,7 @@ def test_pins_of_a_gone_namespace_are_removed(lvs: Harness) -> None:
 
     def pruned() -> bool:
         with suppress(NotSupported):  # somebody else's director of whom it cannot be told
-            datapath.prune()
+            loading.prune()
         return cookie not in pins()
 
     wait_for(pruned, "the namespace to be gone", 20)
@@ -553,7 +553,7 @@ def test_pruning_leaves_those_alone_who_come_and_go(lvs: Harness) -> None:
     status = None
     while status is None:
         with suppress(NotSupported):
-            datapath.prune()
+            loading.prune()
         ended, code = os.waitpid(child, os.WNOHANG)
         status = code if ended else None
     assert os.waitstatus_to_exitcode(status) == 0

@@ -32,8 +32,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from pylvs import sysctl
-from pylvs.datapath import _layout, bpffs, syscall
-from pylvs.datapath import instance as datapath
+from pylvs.datapath import _layout, bpffs, loading, syscall
 from pylvs.datapath.connections import Reader, entries
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
@@ -309,7 +308,7 @@ class Harness:
     def load(self, conn_bits: int | None = None) -> None:
         """Load the packet path, small, unless it is loaded."""
         bits, services, dests = self._sizes
-        datapath.load(conn_bits or bits, services, dests).close()
+        loading.load(conn_bits or bits, services, dests).close()
         self._loaded = True
         self._open()
         self._program = self.instance.program("ingress")
@@ -325,7 +324,7 @@ class Harness:
         if self._maps is not None:
             self._maps.close()
             self._maps = None
-        datapath.unload()
+        loading.unload()
         self._loaded = False
 
     def _let_go(self) -> None:

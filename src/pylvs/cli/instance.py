@@ -2,7 +2,7 @@
 
 import argparse
 
-from pylvs.datapath import instance, interfaces, resize
+from pylvs.datapath import instance, interfaces, loading, resize
 from pylvs.errors import DatapathError
 
 
@@ -26,14 +26,14 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument(
         "--max-services",
         type=int,
-        default=instance.MAX_SERVICES,
+        default=loading.MAX_SERVICES,
         metavar="N",
         help="room for N virtual services (default %(default)s)",
     )
     load.add_argument(
         "--max-dests",
         type=int,
-        default=instance.MAX_DESTS,
+        default=loading.MAX_DESTS,
         metavar="N",
         help="room for N real servers (default %(default)s)",
     )
@@ -56,10 +56,10 @@ def main(argv: list[str]) -> int:
     if arguments.command == "load":
         return _load(arguments)
     if arguments.command == "unload":
-        print("unloaded" if instance.unload() else "nothing was loaded")
+        print("unloaded" if loading.unload() else "nothing was loaded")
         return 0
     if arguments.command == "prune":
-        gone = instance.prune()
+        gone = loading.prune()
         print(f"removed {len(gone)}: {', '.join(gone)}" if gone else "nothing to remove")
         return 0
     running = instance.find()
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 def _load(arguments: argparse.Namespace) -> int:
     running = instance.find()
     if running is None:
-        running = instance.load(arguments.conn_tab_bits, arguments.max_services, arguments.max_dests)
+        running = loading.load(arguments.conn_tab_bits, arguments.max_services, arguments.max_dests)
         print(
             f"loaded: connection table of {running.config.get(0, 'conn_slots')} slots, "
             f"attached to {len(running.attached())} interfaces"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from pylvs.datapath import instance, netlink, table
+from pylvs.datapath import instance, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.datapath.services import ServiceTable
@@ -217,7 +217,7 @@ def _table(numbers: dict[str, Any]) -> Iterator[str]:
     )
     yield f"table         {slots} slots (2^{bits}, {numbers['bytes'] / 1e6:.1f} MB), {used} used ({_part(used, slots)})"
     if used * 100 >= slots * NEARLY_FULL:
-        if bits < instance.CONN_BITS[-1]:
+        if bits < loading.CONN_BITS[-1]:
             yield f"{_ROW}nearly full: pylvs load --conn-tab-bits {bits + 1} makes it twice as large"
         else:
             yield f"{_ROW}nearly full, and as large as it can be"

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from pylvs.datapath import _layout, bpffs, programs, syscall
-from pylvs.datapath.instance import CONN_BITS, TABLE, Instance
+from pylvs.datapath.instance import TABLE, Instance
+from pylvs.datapath.loading import CONN_BITS
 from pylvs.errors import DatapathError, InvalidValue, TableFull
 
 _SLICE = 32  # groups that are moved in one go: a millisecond, at most, for which a CPU does nothing else
