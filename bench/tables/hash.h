@@ -14,6 +14,7 @@
 
 MAP(conn_hash, BPF_MAP_TYPE_HASH, struct tuple, struct conn, 1, 0);
 MAP(entry_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
+MAP(first_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);	/* the packet path's stack is full */
 
 static __always_inline int hash_release(const struct tuple *key, struct conn *c, __u64 now)
 {
@@ -63,14 +64,14 @@ static __always_inline void back_key(const struct conn *c, struct tuple *key)
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
 	struct conn *c = bpf_map_lookup_elem(&conn_hash, key);
-	struct tuple first;
+	struct tuple *first = at(&first_key, 0);
 
 	found->life = found->from_server = found->number = 0;
-	if (!c)
+	if (!c || !first)
 		return NULL;
 	if ((c->life & LIFE_KIND) == SLOT_BACK) {
-		back_key(c, &first);
-		c = bpf_map_lookup_elem(&conn_hash, &first);
+		back_key(c, first);
+		c = bpf_map_lookup_elem(&conn_hash, first);
 		if (!c)
 			return NULL;
 		found->from_server = 1;
