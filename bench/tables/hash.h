@@ -10,6 +10,7 @@
  *
  * Replaces: conn_release conn_find conn_find_fast? conn_claim sweep_group
  * Patches tc.bpf.c: c = conn_at(found.number); if (!c) return UP_JUST_ENDED; => c = conn_again(c, &p->tuple, &found); if (!c) return UP_JUST_ENDED;
+ * Patches state.h: c = conn_at(found->number); if (!c) return 0; => c = conn_of(&p->tuple, found); if (!c) return 0;
  */
 
 MAP(conn_hash, BPF_MAP_TYPE_HASH, struct tuple, struct conn, 1, 0);
@@ -86,6 +87,18 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	}
 	found->life = c->life;
 	return c;
+}
+
+/* The connection that a packet has found, found anew. */
+static __always_inline struct conn *conn_of(const struct tuple *key, const struct found *found)
+{
+	struct tuple *first = at(&first_key, 0);
+	struct conn *c = bpf_map_lookup_elem(&conn_hash, key);
+
+	if (!c || !first || (c->life & LIFE_KIND) != SLOT_BACK)
+		return c;
+	back_key(c, first);
+	return bpf_map_lookup_elem(&conn_hash, first);
 }
 
 static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)
