@@ -6,12 +6,13 @@ packet   nanoseconds per packet in the packet path alone
 table    the connection table beside others: nanoseconds, memory, expiry; what docs/performance.md shows
 connections  what looking at a million connections costs
 schedulers   a new connection with each scheduler, and what changes of its real servers cost
+options      what persistence, thresholds and estimation cost a packet and a new connection
 """
 
 import importlib
 import sys
 
-NAMES = ("e2e", "startup", "packet", "table", "connections", "schedulers")
+NAMES = ("e2e", "startup", "packet", "table", "connections", "schedulers", "options")
 
 
 def main(argv: list[str]) -> int:

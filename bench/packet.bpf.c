@@ -19,7 +19,7 @@ struct plan {
 	__u32 port_at;
 	__u32 base;		/* the first client's address, host order */
 	__u32 order;		/* enum order */
-	__u32 unused;
+	__u32 scatter;		/* each flow is a client of its own */
 	__u64 next;
 };
 
@@ -55,6 +55,8 @@ int replay(struct __sk_buff *skb)
 		flow = p->next++ % p->flows;
 	}
 	flow += p->first;
+	if (p->scatter)
+		flow <<= 14;
 	__builtin_memcpy(data, p->frame, 54);
 	address = bpf_htonl(p->base + (flow >> 14));
 	if (p->address_at == 26)

@@ -47,6 +47,8 @@ class Case(NamedTuple):
     vip: str
     flags: int
     reply: bool = False
+    scattered: bool = False
+    """Each flow is a client of its own."""
 
     @property
     def nat(self) -> bool:
@@ -130,7 +132,7 @@ class Replayer:
 
     def _plan(self, case: Case, program: int, flows: int, first: int, start: int | None) -> None:
         content, places = frame(case), (30, 36) if case.reply else (26, 34)
-        numbers = (len(content), first, flows, *places, CLIENTS, start is not None, 0, start or 0)
+        numbers = (len(content), first, flows, *places, CLIENTS, start is not None, case.scattered, start or 0)
         syscall.map_update(self._object.maps["plan"], bytes(4), struct.pack("=96sIIIIIIIIQ", content, *numbers))
         syscall.map_update(self._object.maps["target"], bytes(4), struct.pack("=I", program))
 

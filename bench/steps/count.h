@@ -5,7 +5,6 @@
  * Replaces: count
  */
 
-static __always_inline void count(const struct config *cfg, const struct dest *d, __u32 dest, enum traffic what,
-				  __u32 bytes)
+static __always_inline void count(const struct dest *d, __u32 dest, enum traffic what, __u32 bytes)
 {
 }

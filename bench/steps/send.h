@@ -5,7 +5,7 @@
  * Replaces: transmit_to
  */
 
-static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const __u8 *dmac, const __u8 *smac)
+static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
 {
 	return TC_ACT_REDIRECT;
 }

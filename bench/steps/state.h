@@ -6,7 +6,7 @@
  */
 
 static __always_inline void state_move(const struct config *cfg, struct conn *c, const struct found *found,
-				       const struct packet *p, enum direction direction)
+				       struct packet *p, enum direction direction)
 {
 	if (c->timeout == 3000)
 		c->timeout = cfg->timeouts[1];

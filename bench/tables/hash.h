@@ -10,10 +10,12 @@
  *
  * Replaces: conn_release conn_find conn_find_fast? conn_claim sweep_group
  * Patches tc.bpf.c: c = conn_at(found.number); if (!c) return UP_JUST_ENDED; => c = conn_again(c, &p->tuple, &found); if (!c) return UP_JUST_ENDED;
+ * Patches state.h: c = conn_at(found->number); if (!c) return 0; => c = conn_of(&p->tuple, found); if (!c) return 0;
  */
 
 MAP(conn_hash, BPF_MAP_TYPE_HASH, struct tuple, struct conn, 1, 0);
 MAP(entry_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
+MAP(first_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);	/* the packet path's stack is full */
 
 static __always_inline int hash_release(const struct tuple *key, struct conn *c, __u64 now)
 {
@@ -63,14 +65,14 @@ static __always_inline void back_key(const struct conn *c, struct tuple *key)
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
 	struct conn *c = bpf_map_lookup_elem(&conn_hash, key);
-	struct tuple first;
+	struct tuple *first = at(&first_key, 0);
 
 	found->life = found->from_server = found->number = 0;
-	if (!c)
+	if (!c || !first)
 		return NULL;
 	if ((c->life & LIFE_KIND) == SLOT_BACK) {
-		back_key(c, &first);
-		c = bpf_map_lookup_elem(&conn_hash, &first);
+		back_key(c, first);
+		c = bpf_map_lookup_elem(&conn_hash, first);
 		if (!c)
 			return NULL;
 		found->from_server = 1;
@@ -85,6 +87,18 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	}
 	found->life = c->life;
 	return c;
+}
+
+/* The connection that a packet has found, found anew. */
+static __always_inline struct conn *conn_of(const struct tuple *key, const struct found *found)
+{
+	struct tuple *first = at(&first_key, 0);
+	struct conn *c = bpf_map_lookup_elem(&conn_hash, key);
+
+	if (!c || !first || (c->life & LIFE_KIND) != SLOT_BACK)
+		return c;
+	back_key(c, first);
+	return bpf_map_lookup_elem(&conn_hash, first);
 }
 
 static __always_inline struct conn *conn_find_fast(const struct tuple *key, __u64 now, struct found *found)

@@ -12,8 +12,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from model.tcp import SECONDS, STATES, next_state
@@ -21,7 +19,7 @@ from pylvs.datapath import _layout
 from pylvs.datapath.connections import Entry, entries
 from pylvs.datapath.table import usage
 from support.books import books
-from support.crowd import FROM_SERVER, Crowd, Flow
+from support.crowd import FROM_SERVER, Crowd, Flow, together
 from support.harness import Harness
 from support.packets import address
 from support.talk import IPV4, IPV6, Family, Talk
@@ -145,29 +143,6 @@ class _Table:
             self.read += 1
 
 
-@contextmanager
-def _threads(*bodies: object) -> Iterator[list[threading.Thread]]:
-    """Run functions in threads; what one of them raises is raised here."""
-    raised: list[BaseException] = []
-
-    def guarded(body: object) -> None:
-        try:
-            body()  # type: ignore[operator]
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(body,)) for body in bodies]
-    for thread in threads:
-        thread.start()
-    try:
-        yield threads
-    finally:
-        for thread in threads:
-            thread.join()
-    if raised:
-        raise raised[0]
-
-
 def _round(table: _Table, crowd: Crowd, storm: bool, logs: list[list[tuple[int, int]]]) -> None:
     """All threads send, while the sweep runs and the table is read; in a storm with many flows and a jumping clock."""
     lvs, over = table.lvs, threading.Event()
@@ -188,7 +163,7 @@ def _round(table: _Table, crowd: Crowd, storm: bool, logs: list[list[tuple[int, 
             if storm:
                 lvs.shift(random.choice((11, 31, 61, 121, 901)))
 
-    with _threads(*(lambda thread=thread: sender(thread) for thread in range(THREADS))) as senders, _threads(sweeper):
+    with together(*(lambda thread=thread: sender(thread) for thread in range(THREADS))) as senders, together(sweeper):
         try:
             while any(thread.is_alive() for thread in senders):
                 table.look()

@@ -150,6 +150,9 @@ class _Books:
         assert children.keys() <= self.connections.keys(), "a connection's controller is gone"
         for number, c in self.connections.items():
             assert c.controls == children[number], f"{number} controls {children[number]}, and says {c.controls}"
+            template = self.connections.get(c.control)
+            if template and template.template:
+                assert c.dest == template.dest, f"{c} goes to {c.dest}, and its template {template} to {template.dest}"
         named = {c.key for c in self.connections.values() if c.template and c.key[2]}
         keys = len(self.instance.call_ids.keys())
         assert keys == len(named), f"{keys} Call-IDs for {len(named)} templates"

@@ -20,7 +20,7 @@ struct plan {
 	__u32 own_first, own_count;
 	__u32 own_of_8;				/* how many of eight packets are of its own flows */
 	__u32 in_turn;				/* flows of the shared ones one after the other: 1 + the next */
-	__u32 flags_at;
+	__u32 flags_at;				/* 0: datagrams, which have none */
 	__u32 logged;
 	__u8 events[EVENTS];			/* TCP flags; 0x80: from the real server's side */
 };
@@ -63,7 +63,7 @@ int replay(struct __sk_buff *skb)
 	__builtin_memcpy(data, event & 0x80 ? f->reply : f->request, FRAME);
 	if (p->flags_at == 47)
 		*(__u8 *)(data + 47) = event & 0x7f;
-	else
+	else if (p->flags_at == 67)
 		*(__u8 *)(data + 67) = event & 0x7f;
 	if (own) {
 		chosen = number * LOG + (p->logged & (LOG - 1));

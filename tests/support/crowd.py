@@ -14,7 +14,9 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from typing import NamedTuple
 from pylvs.datapath import syscall
 from pylvs.datapath.object import Object
 from support.harness import CLIENT, INDEX, SERVER, Harness, frame
-from support.packets import TCP, ip, tcp
+from support.packets import TCP, UDP, ip, tcp, udp
 
 FRAME, EVENTS, LOG = 74, 32, 1 << 16
 FROM_SERVER = 0x80
@@ -35,7 +37,11 @@ _FLAGS = {"S": 2, "A": 16, "F": 17, "R": 4, "s": 18, "a": 16, "f": 17, "r": 4}
 
 
 class Flow(NamedTuple):
-    """One client's port of one service."""
+    """One client's port of one service.
+
+    Attributes:
+        payload: of a datagram; None: it is TCP.
+    """
 
     client: str
     sport: int
@@ -45,12 +51,18 @@ class Flow(NamedTuple):
     rport: int
     nat: bool
     mark: int = 0
+    payload: bytes | None = None
+
+    def _packet(self, src: str, sport: int, dst: str, dport: int) -> bytes:
+        if self.payload is None:
+            return ip(src, dst, TCP, tcp(sport, dport, "S"))
+        return ip(src, dst, UDP, udp(sport, dport, self.payload))
 
     @property
     def packed(self) -> bytes:
-        request = ip(self.client, self.vip, TCP, tcp(self.sport, self.port, "S"))
+        request = self._packet(self.client, self.sport, self.vip, self.port)
         source = (self.rs, self.rport) if self.nat else (self.vip, self.port)
-        reply = ip(source[0], self.client, TCP, tcp(source[1], self.sport, "S"))
+        reply = self._packet(*source, self.client, self.sport)
         both = (frame(request, CLIENT), frame(reply, SERVER))
         return _FLOW.pack(*(one.ljust(FRAME, b"\0") for one in both), self.mark)
 
@@ -68,6 +80,29 @@ def built(name: str) -> str:
     spec.loader.exec_module(module)
     module.compile_object(Path(__file__).with_name(f"{name}.bpf.c"), Path(_built.name) / f"{name}.bpf.o")
     return _built.name
+
+
+@contextmanager
+def together(*bodies: Callable[[], object]) -> Iterator[list[threading.Thread]]:
+    """Run functions in threads; what one of them raises is raised here."""
+    raised: list[BaseException] = []
+
+    def guarded(body: Callable[[], object]) -> None:
+        try:
+            body()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    try:
+        yield threads
+    finally:
+        for thread in threads:
+            thread.join()
+    if raised:
+        raise raised[0]
 
 
 class Crowd:
@@ -112,9 +147,13 @@ class Crowd:
         own: range = range(0),
         own_of_8: int = 0,
         in_turn: bool = False,
+        datagrams: bool = False,
         seed: int | None = None,
     ) -> None:
-        """What a thread does from now on: which events, of which flows, of which IP version."""
+        """What a thread does from now on: which events, of which flows, of which IP version.
+
+        in_turn: the shared flows one after the other, so that threads with the same plan meet at each.
+        """
         letters = events.replace(" ", "")
         every = bytes(_FLAGS[letter] | (FROM_SERVER if letter.islower() else 0) for letter in letters)
         assert len(every) <= EVENTS
@@ -122,7 +161,7 @@ class Crowd:
         random = (self._seed if seed is None else seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
         record = _PLAN.pack(
             random, shared.start, len(shared), own.start, len(own), own_of_8, int(in_turn),
-            47 if version == 4 else 67, 0, bytes(every[i % len(every)] for i in range(EVENTS)),
+            0 if datagrams else 47 if version == 4 else 67, 0, bytes(every[i % len(every)] for i in range(EVENTS)),
         )  # fmt: skip
         self._plans[number * 72 : number * 72 + len(record)] = record
 

@@ -112,37 +112,50 @@ static __always_inline __u32 conn_slot(__u64 hash, __u64 now)
 
 /* ---- claim ----------------------------------------------------------------------------------------------------- */
 
+/* What the Call-ID of the packet at hand is, and so of the template that it may need (sip.h). */
+MAP(call_id, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct call_id, 1, 0);
+
+int call_remember(void);
+
+/* conn_settle's `what`: what the slot is to be, and of what kinds there must be no other with its key. The key of a
+ * Call-ID must be free even of a template that is just ending. */
+#define SETTLE(kind) ((kind) | (KINDS(kind) | KINDS(SLOT_FILLING)) << 16)
+#define SETTLE_CALL (SETTLE(SLOT_TEMPLATE) | KINDS(SLOT_DEAD) << 16)
+
 /* Publish a filled slot, and make it what it is to be, unless another CPU has made one with the same key. Returns the
  * slot that is it now, in the form of table_find: this one, or the other one, and then this one was given back. 0: the
  * two got into each other's way, and neither is.
  *
  * Both publish before they look, so at least one of them sees the other. Who sees one that is finished gives up; if
- * both are unfinished, the higher number gives up and the lower one waits to see it go. */
-__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, __u32 kind, __u64 now)
+ * both are unfinished, the higher number gives up and the lower one waits to see it go. The one that is left alone says
+ * which Call-ID its template's key is for, when nobody else says so and the former one's has been forgotten. */
+__noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, __u32 what, __u64 now)
 {
 	struct conn *c = conn_at(number);
-	__u64 other;
+	__u64 other = 0;
 	__u32 life;
 
 	if (!c || !key)
 		return 0;
-	life = c->life;
 	table_publish(number, hash_tag(hash));
 	for (int i = 0; i < 4; i++) {
-		other = table_find(key, hash, KINDS(kind & 0xf) | KINDS(SLOT_FILLING) | EXCEPT(number));
+		other = table_find(key, hash, what >> 16 | EXCEPT(number));
 		if (!other) {
-			life = (life & ~LIFE_KIND) | kind;
+			if (what == SETTLE_CALL && !call_remember())
+				break;
+			life = (c->life & ~LIFE_KIND) | (what & LIFE_KIND);
 			c->life = life;
 			return (__u64)life << 32 | (1 + number);
 		}
-		if ((other >> 32 & LIFE_KIND) != SLOT_FILLING || (__u32)other < 1 + number)
+		life = other >> 32 & LIFE_KIND;
+		if (life != SLOT_DEAD && (life != SLOT_FILLING || (__u32)other < 1 + number))
 			break;
 		wait_for(other);
 	}
-	more_give_back(number, life, now);
+	more_give_back(number, c->life, now);
 	table_give_back(number, 1, now);
 	wait_for(other);
-	return table_find(key, hash, KINDS(kind & 0xf));
+	return table_find(key, hash, KINDS(what & 0xf));
 }
 
 /* What a new connection, or template, is. Not on the stack: with the functions below there is not enough of it. */
@@ -173,6 +186,15 @@ struct birth {
 
 MAP(births, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct birth, 1, 0);
 
+/* Let the template that is just being made be the one of the Call-ID of the packet at hand. */
+__noinline int call_remember(void)
+{
+	struct birth *birth = at(&births, 0);
+	struct call_id *id = at(&call_id, 0);
+
+	return birth && id && !bpf_map_update_elem(&call_ids, &birth->template, id, BPF_ANY);
+}
+
 static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32 number)
 {
 	struct back *b = (struct back *)conn_at(slot);
@@ -187,7 +209,7 @@ static __always_inline void back_fill(__u32 slot, const struct tuple *key, __u32
  * connection has the same replies: they are the newer one's while that lives. */
 static __always_inline int back_join(__u32 slot, const struct birth *birth, __u32 number, __u64 now)
 {
-	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SLOT_BACK, now), old, kept;
+	__u64 found = conn_settle(slot, &birth->reply, birth->reply_hash, SETTLE(SLOT_BACK), now), old, kept;
 	struct conn *newest;
 	struct back *b;
 	__u32 kind;
@@ -235,7 +257,9 @@ static __always_inline int more_fill(struct conn *c, __u32 number, const struct 
 
 	if (c->family == AF_INET || (!rest.fwmark && !rest.control && birth->kind == SLOT_CONN))
 		return 1;
-	place = group_take(number / GROUP_SLOTS, 0, 1, now);
+	place = group_take(number / GROUP_SLOTS, 0, 0, now);
+	if (!place)
+		place = group_take(number / GROUP_SLOTS, 0, 1, now);
 	more = place ? (struct more *)conn_at(place - 1) : NULL;
 	if (!more)
 		return 0;
@@ -299,7 +323,8 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		table_give_back(number, 1, now);
 		goto no_room;
 	}
-	slot = conn_settle(number, key, birth->hash, birth->kind, now);
+	slot = conn_settle(number, key, birth->hash, birth->kind == SLOT_CONN ? SETTLE(SLOT_CONN)
+				: key->sport ? SETTLE_CALL : SETTLE(SLOT_TEMPLATE), now);
 	found->number = (__u32)slot - 1;
 	found->life = slot >> 32;
 	found->from_server = 0;

@@ -160,7 +160,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	struct runtime *rt;
 	struct conn_rest *rest;
 	struct dest *d;
-	__u32 status;
+	__u32 status, doubt, dead;
 	LEAVING(was);
 
 	if (!c || !was || !(KINDS(life & 0xf) & CONTROLLED))
@@ -168,13 +168,16 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	rest = conn_rest(c, number);
 	if (rest && rest->controls)
 		return conn_postpone(c, life, now);
-	if (__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) != life)
+	/* a template first seems unfinished: were it dead, and then not, there could be two of it meanwhile */
+	dead = (life & ~LIFE_KIND) | SLOT_DEAD;
+	doubt = (life & LIFE_KIND) == SLOT_TEMPLATE ? (life & ~LIFE_KIND) | SLOT_FILLING : dead;
+	if (__sync_val_compare_and_swap(&c->life, life, doubt) != life)
 		return RELEASED_NOT;
-	/* who attaches another to it counts it first, and then looks whether this is still alive */
-	if (rest && rest->controls) {
-		c->life = life;
+	if (rest && __sync_val_compare_and_swap(&rest->controls, 0, CONTROLS_GONE)) {
+		*(volatile __u32 *)&c->life = life;
 		return conn_postpone(c, life, now);
 	}
+	*(volatile __u32 *)&c->life = dead;
 	was->control = rest ? rest->control : 0;
 	more_give_back(number, life, now);
 	d = at(&dests, c->dest);
@@ -200,9 +203,17 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	return RELEASED;
 }
 
+/* Which life of a slot is it that controls a connection, while that is there? */
+static __always_inline __u32 control_turn(__u32 control)
+{
+	struct conn *c = control ? conn_at(control_now(control) - 1) : NULL;
+
+	return c ? c->life >> LIFE_TURN_SHIFT : 0;
+}
+
 /* What a connection that was dropped leaves behind without others to control, and that goes with it (facts 2.7): life
- * << 32 | 1 + number; 0: nothing does. */
-static __always_inline __u64 conn_left_alone(__u32 control)
+ * << 32 | 1 + number; 0: nothing does. `turn`: which life of its slot that was; it may have ended meanwhile. */
+static __always_inline __u64 conn_left_alone(__u32 control, __u32 turn)
 {
 	struct conn_rest *rest;
 	struct conn *c;
@@ -214,6 +225,8 @@ static __always_inline __u64 conn_left_alone(__u32 control)
 	if (!rest || rest->controls)
 		return 0;
 	life = *(volatile __u32 *)&c->life;
+	if (life >> LIFE_TURN_SHIFT != turn)
+		return 0;
 	if ((life & LIFE_KIND) == SLOT_TEMPLATE && (c->status & STATUS_STATE) == TEMPLATE_ASSURED)
 		return 0;
 	return (__u64)life << 32 | control;
@@ -224,20 +237,21 @@ __noinline int conn_drop(__u32 number, __u32 life, __u64 now)
 {
 	struct conn *c = conn_at(number);
 	struct conn_rest *rest = c ? conn_rest(c, number) : NULL;
-	__u32 control = rest ? rest->control : 0;
+	__u32 control = rest ? rest->control : 0, turn = control_turn(control);
 	int released = conn_release(number, life, now);
 	__u64 left;
 
 	if (released != RELEASED || !control)
 		return released;
-	left = conn_left_alone(control);
+	left = conn_left_alone(control, turn);
 	if (!left)
 		return released;
 	c = conn_at((__u32)left - 1);
 	rest = c ? conn_rest(c, (__u32)left - 1) : NULL;
 	control = rest ? rest->control : 0;
+	turn = control_turn(control);
 	if (conn_release((__u32)left - 1, left >> 32, now) == RELEASED && control) {
-		left = conn_left_alone(control);	/* an FTP connection for data, its control connection, that one's template */
+		left = conn_left_alone(control, turn);	/* an FTP connection for data, its control connection, that one's template */
 		if (left)
 			conn_release((__u32)left - 1, left >> 32, now);
 	}

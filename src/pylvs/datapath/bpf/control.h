@@ -4,14 +4,15 @@
  * those for data) does not end before them (facts 2.7).
  *
  * Rules of this file:
- *  - Who attaches a connection to another counts it there first, and then looks whether that one is still alive; who
- *    ends one makes it dead first, and then looks whether it controls any. So one of the two sees the other.
+ *  - Who ends a connection closes its count of those that it controls, which is only possible while that is 0; who
+ *    attaches another to it finds the count open, and then it lives on, or closed. What ends while the count is closed
+ *    is a template that seems unfinished: who is to make the same one waits to see what becomes of it.
  *  - While the table is being resized, what controls others leaves behind where it is now (SLOT_MOVED).
  */
 #pragma once
 
 #define POSTPONED_FOR 60000	/* milliseconds */
-#define CONTROLS_GONE 0xc0000000u	/* counted down where the count no longer is: look where it went */
+#define CONTROLS_GONE 0xc0000000u	/* a closed count, and counts beside it: it has ended, or the count is where it was moved */
 #define MOVES_MOST 6		/* there and back again; more than once if commands were killed over it */
 #define CONTROLLED (KINDS(SLOT_CONN) | KINDS(SLOT_TEMPLATE) | KINDS(SLOT_INVALID))
 
@@ -101,12 +102,19 @@ static __always_inline int control_join(__u32 number, __u32 life)
 {
 	struct conn *c = conn_at(number);
 	struct conn_rest *rest = c ? conn_rest(c, number) : NULL;
+	__u32 kind;
 
 	if (!rest)
 		return 0;
 	if (__sync_fetch_and_add(&rest->controls, 1) >= CONTROLS_GONE / 2)
 		return 0;
-	if (*(volatile __u32 *)&c->life == life)
+	kind = *(volatile __u32 *)&c->life;
+	if ((kind ^ life) >> LIFE_TURN_SHIFT) {
+		__sync_fetch_and_add(&rest->controls, -1);	/* the slot is another's by now */
+		return 0;
+	}
+	kind &= LIFE_KIND;
+	if (!TWO_TABLES || (kind != SLOT_MOVING && kind != SLOT_MOVED))
 		return 1;
 	control_leave(1 + number);
 	return 0;

@@ -34,7 +34,8 @@ static __always_inline void load_bind(struct dest_load *load, __u32 flags)
 		return;
 	}
 	before = __sync_fetch_and_add(&load->total, 1);
-	if (load->upper && before + 1 == (__s32)load->upper)
+	/* above it, too: others may have judged at the same time, and the last word was that of who knew least */
+	if (load->upper && (before + 1 == (__s32)load->upper || (before >= (__s32)load->upper && !load->overload)))
 		load_judge(load, 1);
 }
 

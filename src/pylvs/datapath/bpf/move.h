@@ -103,7 +103,7 @@ __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 	__u64 hash;
 
 	if (!c || __sync_val_compare_and_swap(&c->life, life, moving) != life)
-		return 1;	/* it has just ended */
+		return 0;	/* it is just ending, or becoming invalid, or so it seemed: look again */
 	hash = slot_hash(c);
 	taken = move_copy(c, hash, now);
 	copy = taken ? conn_at(taken - 1) : NULL;
@@ -150,7 +150,7 @@ __noinline int move_back(__u32 number, __u32 life, __u64 now)
 	__u64 hash;
 
 	if (!b || __sync_val_compare_and_swap(&b->life, life, (life & ~LIFE_KIND) | SLOT_MOVING) != life)
-		return 1;
+		return 0;
 	hash = slot_hash((struct conn *)b);
 	taken = move_copy((struct conn *)b, hash, now);
 	copy = taken ? (struct back *)conn_at(taken - 1) : NULL;
@@ -171,16 +171,17 @@ __noinline int move_back(__u32 number, __u32 life, __u64 now)
 static long move_step(__u64 i, struct move_walk *w)
 {
 	__u32 number = w->group * GROUP_SLOTS + i, kind, life;
+	int moved = 1, released = RELEASE_POSTPONED;
 	struct conn *c = conn_at(number);
-	int moved = 1;
 
 	if (!c)
 		return 1;
 	life = c->life;
 	kind = life & LIFE_KIND;
-	if ((KINDS(kind & 0xf) & CONTROLLED) && past(c->expires, w->now) &&
-	    conn_release(number, life, w->now) != RELEASE_POSTPONED)
-		moved = 1;
+	if ((KINDS(kind & 0xf) & CONTROLLED) && past(c->expires, w->now))
+		released = conn_release(number, life, w->now);
+	if (released != RELEASE_POSTPONED)
+		moved = released == RELEASED;
 	else if (KINDS(kind & 0xf) & CONTROLLED)
 		moved = move_conn(number, life, w->now);
 	else if (kind == SLOT_BACK)

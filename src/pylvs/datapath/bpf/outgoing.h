@@ -89,7 +89,7 @@ static __always_inline int outgoing_template(struct __sk_buff *skb, const struct
 			outgoing_disown(birth);
 		else if (reason != DROPPED_NO_DESTINATION)
 			return reason;
-		if (sip_key(skb, p) != RECEIVED || !outgoing_birth(birth, p) || !sip_remember(birth))
+		if (sip_key(skb, p) != RECEIVED || !outgoing_birth(birth, p))
 			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
@@ -130,7 +130,7 @@ static __always_inline int outgoing_connect(struct __sk_buff *skb, struct packet
 		return reason;
 	}
 	if (birth->control)
-		template_used(birth, now, birth->once);
+		template_used(now);
 	d = at(&dests, birth->dest);
 	if (d && (birth->made || birth->once))
 		count(d, birth->dest, A_CONN, 0);

@@ -63,54 +63,49 @@ static __always_inline int template_valid(const struct conn *c)
 	return !sys->expire_quiescent_template || load->weight;
 }
 
-/* One look for the template of the packet whose birth is being prepared. DROPPED_CONTENDED: look again; it is just being
- * taken apart, or has been. */
-__noinline int template_look(const struct packet *p, __u64 now)
+/* The template in a slot for the packet whose birth is being prepared: as template_find, or DROPPED_CONTENDED: it has
+ * just ended, or was moved. */
+static __always_inline int template_take(struct birth *birth, const struct packet *p, __u64 slot, __u64 now)
 {
-	struct birth *birth = at(&births, 0);
+	struct conn *c = conn_at((__u32)slot - 1);
+	__u32 life = slot >> 32, dest;
 	struct dest_load *load;
-	struct conn *c;
-	__u32 life;
-	__u64 slot;
 
-	if (!p || !birth)
-		return DROPPED_NO_DESTINATION;
-	birth->holder.life = 0;
-	/* what is being taken apart may become a template again: a connection came just in time (control.h) */
-	slot = table_find(&birth->template, table_hash(&birth->template), KINDS(SLOT_TEMPLATE) | KINDS(SLOT_DEAD));
-	c = slot ? conn_at((__u32)slot - 1) : NULL;
 	if (!c)
 		return DROPPED_NO_DESTINATION;
-	life = slot >> 32;
-	if ((life & LIFE_KIND) == SLOT_DEAD) {
-		wait_for(slot);
-		return DROPPED_CONTENDED;
-	}
 	if (past(c->expires, now) && conn_release((__u32)slot - 1, life, now) != RELEASE_POSTPONED)
-		return DROPPED_CONTENDED;
+		return DROPPED_NO_DESTINATION;
 	if (!template_valid(c)) {
 		__sync_val_compare_and_swap(&c->life, life, (life & ~LIFE_KIND) | SLOT_INVALID);
 		return DROPPED_NO_DESTINATION;
 	}
-	load = at(&dest_loads, c->dest);
+	dest = *(volatile __u32 *)&c->dest;	/* before it is known that it has not been moved */
+	load = at(&dest_loads, dest);
 	if (!load || !control_join((__u32)slot - 1, life))
 		return DROPPED_CONTENDED;
 	birth->holder.number = (__u32)slot - 1;
 	birth->holder.life = life;
 	birth->control = (__u32)slot;
-	birth_server(birth, p, c->dest, load->flags);
+	birth_server(birth, p, dest, load->flags);
 	return RECEIVED;
 }
 
-/* RECEIVED: it is in birth->holder, counts the connection to come, and its real server is that one's;
- * DROPPED_NO_DESTINATION: there is none, it has to be made. */
-static __always_inline int template_find(const struct packet *p, __u64 now)
+/* The template of the packet whose birth is being prepared. RECEIVED: it is in birth->holder, counts the connection to
+ * come, and its real server is that one's; DROPPED_NO_DESTINATION: there is none, it has to be made. */
+__noinline int template_find(const struct packet *p, __u64 now)
 {
-	int reason = template_look(p, now);
+	struct birth *birth = at(&births, 0);
+	int reason = DROPPED_CONTENDED;
+	__u64 slot;
 
-	if (reason == DROPPED_CONTENDED)
-		reason = template_look(p, now);
-	return reason == DROPPED_CONTENDED ? template_look(p, now) : reason;
+	if (!p || !birth)
+		return DROPPED_NO_DESTINATION;
+	birth->holder.life = 0;
+	for (int i = 0; i < 3 && reason == DROPPED_CONTENDED; i++) {
+		slot = table_find(&birth->template, table_hash(&birth->template), KINDS(SLOT_TEMPLATE));
+		reason = slot ? template_take(birth, p, slot, now) : DROPPED_NO_DESTINATION;
+	}
+	return reason;
 }
 
 /* What is chosen becomes a template first. */
@@ -125,15 +120,34 @@ static __always_inline void template_prepare(struct birth *birth)
 }
 
 /* A connection was made by it: its time begins anew. */
-static __always_inline void template_used(struct birth *birth, __u64 now, int one_packet)
+__noinline int template_used(__u64 now)
 {
-	struct conn *c = conn_at(birth->holder.number);
+	struct birth *birth = at(&births, 0);
+	__u32 number, life;
+	struct conn *c;
 
-	if (!c || !conn_same(c, &birth->holder))
-		return;
-	conn_touch(c, now);
-	if (one_packet)
-		c->packets++;
+	if (!birth)
+		return 0;
+	number = birth->control;
+	for (int i = 0; i < (TWO_TABLES ? 2 : 1); i++) {	/* it may be moved while it is touched */
+		number = control_now(number);
+		c = conn_at(number - 1);
+		if (!c)
+			return 0;
+		life = *(volatile __u32 *)&c->life;
+		if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING) {
+			wait_for((__u64)life << 32 | number);
+			continue;
+		}
+		if (!(KINDS(life & 0xf) & CONTROLLED))
+			return 0;
+		conn_touch(c, now);
+		if (birth->once && !i)
+			c->packets++;
+		if (!TWO_TABLES || *(volatile __u32 *)&c->life == life)
+			return 1;
+	}
+	return 0;
 }
 
 /* Is this the packet by which a template is to believe in its connection? Each tells it once. */

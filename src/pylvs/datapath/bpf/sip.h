@@ -15,7 +15,6 @@ struct sip_text {
 };
 
 MAP(sip_text, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct sip_text, 1, 0);
-MAP(call_id, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct call_id, 1, 0);
 
 /* The table of states, and which of them mean something here: pylvs.helpers.sip has them. */
 enum { SIP_STATES = 24, SIP_CLASSES = 16 };
@@ -96,7 +95,8 @@ __noinline int sip_read(struct __sk_buff *skb, const struct packet *p)
 /* ---- templates ---------------------------------------------------------------------------------------------------- */
 
 /* A template's key has, where others have a client port, 16 bits of the Call-ID's hash; what the whole is stands in
- * `call_ids` under that key. Of Call-IDs that look alike each next one has the next number. */
+ * `call_ids` under that key from just before the template is found until just before its slot is free again. Of Call-IDs
+ * that look alike each next one has the next number. */
 #define LOOK_ALIKES 8
 
 struct alike_walk {
@@ -132,14 +132,6 @@ static __always_inline __u32 call_id_hash(const struct call_id *id)
 	return hash >> 32;
 }
 
-/* What the Call-ID of a template is that is about to be made. */
-static __always_inline int sip_remember(struct birth *birth)
-{
-	struct call_id *id = at(&call_id, 0);
-
-	return id && !bpf_map_update_elem(&call_ids, &birth->template, id, BPF_ANY);
-}
-
 /* Complete the template's key in `births` with the packet's Call-ID, as of a template that is there, or of one that is
  * to be. */
 __noinline int sip_key(struct __sk_buff *skb, const struct packet *p)
@@ -155,7 +147,7 @@ __noinline int sip_key(struct __sk_buff *skb, const struct packet *p)
 	for (__u32 i = 0; i < LOOK_ALIKES; i++) {
 		birth->template.sport = alike(hash, i);
 		slot = table_find(&birth->template, table_hash(&birth->template),
-				  KINDS(SLOT_TEMPLATE) | KINDS(SLOT_INVALID));
+				  KINDS(SLOT_TEMPLATE) | KINDS(SLOT_INVALID) | KINDS(SLOT_DEAD));
 		if (!slot) {
 			if (!free)
 				free = birth->template.sport;

@@ -245,7 +245,7 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 		if (reason != RECEIVED)
 			return reason;
 		/* again: the number may be that of a template that was just found to be invalid */
-		if (birth->options.engine == ENGINE_SIP && (sip_key(skb, p) != RECEIVED || !sip_remember(birth)))
+		if (birth->options.engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
 			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
@@ -299,7 +299,7 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 		return reason;
 	}
 	if (birth->control)
-		template_used(birth, now, birth->once);
+		template_used(now);
 	d = at(&dests, birth->dest);
 	if (d && (birth->made || birth->once))
 		count(d, birth->dest, A_CONN, 0);
