@@ -214,7 +214,9 @@ class Model(Configuration):
         if packet.protocol == "tcp" and (packet.dport == FTP_DATA or packet.dport >= UNPRIVILEGED):
             keys.append(Key("tcp", packet.dst, FTP))
         keys.append(Key(packet.protocol, packet.dst, 0))
-        return next((self.services[key] for key in keys if key in self.services), None)
+        found = [self.services[key] for key in keys if key in self.services]
+        self.happened["one service before another"] += len(found) > 1
+        return found[0] if found else None
 
     def _schedule(self, packet: Packet) -> Connection | Outcome:
         """A new connection, or what happens without one."""
@@ -285,6 +287,9 @@ class Model(Configuration):
         self.happened["template of a mark met again"] += service.marked
         self.happened["template of a network met again"] += service.options.spread > 0
         self.happened["template of many ports met again"] += not key.virtual[1]
+        edited = found.timeout not in (service.options.persistent, POSTPONED_SECONDS)
+        self.happened["template from before an edit"] += edited
+        self.happened["template after its first end"] += found.timeout == POSTPONED_SECONDS
         self.happened["template of an overloaded one"] += found.server.overloaded
         self.happened["template of a quiescent one"] += not found.server.weight
         return found
