@@ -11,10 +11,13 @@ cannot be broken off: what Hypothesis draws must not depend on such things.)
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Iterator
+from socket import AF_INET, AF_INET6
 from typing import Any
 
-from model.model import Connection, Key, Model, Outcome, Packet, Refused
+from model.connections import Connection, Outcome, Packet
+from model.model import Model
+from model.services import Key, Options, Refused
 from pylvs.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model import (
     MASQ,
@@ -27,13 +30,16 @@ from pylvs.model import (
     real_server,
     virtual_service,
 )
+from pylvs.selections import selection
 from support import packets
 from support.harness import Harness, Result
 from support.packets import chunk, sctp_packet, tcp_packet, udp_packet, wrong_sums
 
 LATE = 900_000_000  # ns
 FOREVER = 100_000  # s
-MAX_SERVICES, MAX_SERVERS = 8, 32
+MAX_SERVICES, MAX_SERVERS = 16, 64
+NEVER = 65535
+"""The port of a template that is not found again."""
 
 CHUNKS = {"DOWN_ACK": "SHUTDOWN_ACK", "COMPLETE": "SHUTDOWN_COMPLETE"}
 """Of chunks that the model calls otherwise, the names."""
@@ -42,6 +48,9 @@ _METHOD_OF = {METHOD_NAMES[number]: name for name, number in METHODS.items()}
 _REFUSALS = {
     ServiceExists: "exists", DestinationExists: "exists", NoSuchService: "no service", NoSuchDestination: "no server",
 }  # fmt: skip
+_PROTOCOLS = {0: "ip", packets.TCP: "tcp", packets.UDP: "udp", packets.SCTP: "sctp"}
+_ANY = Options()
+"""Where it is only said which service is meant."""
 _BITS = {"FIN": packets.FIN, "SYN": packets.SYN, "RST": packets.RST, "PSH": packets.PSH, "ACK": packets.ACK,
          "URG": packets.URG}  # fmt: skip
 _VERDICTS = {
@@ -49,6 +58,8 @@ _VERDICTS = {
     "forwarded_nat_reply": "nat reply",
     "forwarded_route": "route",
     "dropped_destination_gone": "dropped",
+    "dropped_by_defence": "dropped",
+    "dropped_conn_max": "dropped",
     "dropped_truncated": "dropped",
     "dropped_no_destination": "port unreachable",
     "dropped_ttl_exceeded": "time exceeded",
@@ -131,7 +142,9 @@ class Pair:
         seconds = self.model.seconds
         self.lvs.director.flush()
         self.lvs.director.set_timeouts(Timeouts(seconds["ESTABLISHED"], seconds["FIN_WAIT"], seconds["UDP"]))
-        self.lvs.set(conn_reuse_mode=self.model.reuse_mode, **self.model.modes)
+        for name, value in self.model.sysctls.items():
+            self._set_sysctl(name, value)
+        self.lvs.instance.runtime.put(0, "drop_counter", 0)
         for _ in range(2):  # the last connections end, then the real servers that had them
             self.lvs.advance(FOREVER)
         self.lvs.director.zero()
@@ -166,15 +179,24 @@ class Pair:
         self.compare()
 
     @staticmethod
-    def _service(key: Key, scheduler: str = "rr", flags: frozenset[str] = frozenset()) -> VirtualService:
-        names = [f"{scheduler}-{flag}" for flag in flags if scheduler in ("sh", "mh")]
-        return virtual_service(key.address, key.port, protocol=key.protocol, scheduler=scheduler, scheduler_flags=names)
+    def _service(key: Key, options: Options = _ANY) -> VirtualService:
+        names = [f"{options.scheduler}-{flag}" for flag in options.flags if options.scheduler in ("sh", "mh")]
+        family = AF_INET6 if ":" in key.address else AF_INET
+        if key.protocol == "mark":
+            to: dict[str, Any] = {"fwmark": key.port, "family": family}
+        else:
+            to = {"address": key.address, "port": key.port, "protocol": key.protocol}
+        return virtual_service(
+            **to, scheduler=options.scheduler, scheduler_flags=names, persistent=options.persistent,
+            netmask=128 - options.spread if family == AF_INET6 else 0xFFFFFFFF >> options.spread << options.spread,
+            one_packet=options.one_packet,
+        )  # fmt: skip
 
-    def _add_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
-        self.lvs.director.add_service(self._service(key, scheduler, flags))
+    def _add_service(self, key: Key, options: Options) -> None:
+        self.lvs.director.add_service(self._service(key, options))
 
-    def _edit_service(self, key: Key, scheduler: str, flags: frozenset[str] = frozenset()) -> None:
-        self.lvs.director.edit_service(self._service(key, scheduler, flags))
+    def _edit_service(self, key: Key, options: Options) -> None:
+        self.lvs.director.edit_service(self._service(key, options))
 
     def _delete_service(self, key: Key) -> None:
         self.lvs.director.delete_service(self._service(key))
@@ -203,31 +225,53 @@ class Pair:
     def _set_timeouts(self, established: int, fin_wait: int, udp: int) -> None:
         self.lvs.director.set_timeouts(Timeouts(established, fin_wait, udp))
 
-    def _set_reuse_mode(self, mode: int) -> None:
-        self.lvs.set(conn_reuse_mode=mode)
+    def _set_sysctl(self, name: str, value: int) -> None:
+        if name == "drop_packet":
+            self.lvs.set(am_droprate=value)
+        always = 3 if value else 0
+        self.lvs.set(**{name: always if name in ("drop_packet", "secure_tcp") else value})
 
-    def _set_mode(self, name: str, on: int) -> None:
-        self.lvs.set(**{name: 3 * on if name == "secure_tcp" else on})  # 3: always
+    def _end_connection(self, conn: Connection) -> None:
+        which = selection(f"{conn.protocol}/{endpoint(*conn.virtual)}", client=endpoint(*conn.client))
+        assert self.lvs.director.flush_connections(which) == 1, f"the director has no {connection_name(conn)}"
+
+    # ---- time ----
 
     def advance(self, seconds: int) -> None:
         """Let time go by for both; the director's sweep gets to see each moment at which something ends."""
         self.sound = False
-        for stretch in self.model.moments(seconds):
+        for stretch in self._stretches(seconds):
             self.lvs.advance(stretch)
         self.compare()
 
     def advance_unswept(self, seconds: int) -> None:
         """The same, but at the last moment a packet comes before the sweep: send it next."""
-        stretches = list(self.model.moments(seconds))
-        for stretch in stretches[:-1]:
-            self.lvs.advance(stretch)
-        self.lvs.shift(stretches[-1])
+        before = 0
+        for stretch in self._stretches(seconds):
+            if before:
+                self.lvs.advance(before)
+            before = stretch
+        self.lvs.shift(before)
+
+    def _stretches(self, seconds: int) -> Iterator[int]:
+        """Let the model's time go by, from one end of something to the next; how long each stretch is."""
+        model = self.model
+        end = model.now + seconds
+        while model.now < end:
+            before, moment = model.now, model.next_moment(end)
+            for conn in model.undecided(moment):
+                self.remarks.append(f"ended by command: {connection_name(conn)}")
+                model.end_connection(conn)
+                self._end_connection(conn)
+            model.pass_until(moment)
+            yield moment - before
 
     # ---- packets ----
 
     def send(
-        self, protocol: str, src: str, sport: int, dst: str, dport: int, flags: str = "", ttl: int = 64, size: int = 0
-    ) -> None:
+        self, protocol: str, src: str, sport: int, dst: str, dport: int, flags: str = "", ttl: int = 64, size: int = 0,
+        *, mark: int = 0,
+    ) -> None:  # fmt: skip
         """A packet for both, from the side that its source lives on."""
         payload = bytes(range(size))
         if protocol == "tcp":
@@ -238,7 +282,7 @@ class Pair:
             raw = sctp_packet(src, sport, dst, dport, payload, ttl=ttl)
         else:
             raw = udp_packet(src, sport, dst, dport, payload, ttl=ttl)
-        packet = Packet(protocol, src, sport, dst, dport, flags_of(flags), len(raw), ttl)
+        packet = Packet(protocol, src, sport, dst, dport, flags_of(flags), len(raw), ttl, mark)
         if not self._comparable(packet):
             self.remarks.append("not sent: a known difference")
             self.lvs.sweep()
@@ -246,10 +290,10 @@ class Pair:
         self.sound = False
         before = list(self.model.connections)
         expected = self.model.packet(packet)
-        asked = f"{endpoint(src, sport)} > {endpoint(dst, dport)} {flags or protocol}"
+        asked = f"{endpoint(src, sport)} > {endpoint(dst, dport)} {flags or protocol}{f' mark {mark}' if mark else ''}"
         self.remarks.append(f"{asked}: {self._say(expected)}")
         arrive = self.lvs.from_client if src.startswith(("10.1.", "fd00:1:")) else self.lvs.from_server
-        result = arrive(raw)
+        result = arrive(raw, mark=mark)
         self.lvs.sweep()
         self._note_shadows(before)
         outcome = self._outcome(packet, result, payload)
@@ -321,48 +365,71 @@ class Pair:
     def _model_lines(self) -> list[str]:
         model, lines = self.model, []
         for key, service in sorted(model.services.items()):
-            lines.append(f"{key.protocol} {endpoint(key.address, key.port)} {service.name}")
+            lines.append(f"{key.protocol} {endpoint(key.address, key.port)} {self._options(service.options)}")
             lines.append("      " + self._counted(service.counters))
             for place in service.servers:
-                load = f"{place.active} active {place.inactive} inactive"
+                load = f"{place.active} active {place.inactive} inactive {place.persistent} persistent"
                 lines.append(f"  -> {endpoint(place.address, place.port)} {place.method} weight {place.weight}, {load}")
                 lines.append(f"      {place.upper} to {place.lower}, {'overloaded' * place.overloaded}")
                 lines.append("      " + self._counted(place.counters))
-        for conn in sorted(model.connections, key=lambda conn: (conn.protocol, conn.client, conn.virtual)):
-            lines.append(
+        entries = []
+        for conn in model.connections:
+            entries.append(
                 f"{conn.protocol} {endpoint(*conn.client)} {endpoint(*conn.virtual)} -> {endpoint(*conn.real)} "
-                f"{conn.method} {conn.state}, {conn.expires - model.now} s, {conn.packets} packets"
+                f"{conn.method} {conn.state}, {conn.expires - model.now} s, {conn.packets} packets, mark {conn.mark}"
+            )
+        for one in model.templates:
+            virtual, real = one.key.virtual, one.real
+            if not one.valid:
+                virtual, real = (virtual[0], NEVER), (real[0], NEVER)
+            entries.append(
+                f"template {one.key.protocol} {endpoint(*one.key.client)} {endpoint(*virtual)} -> {endpoint(*real)} "
+                f"{one.method} {'ASSURED' if one.proven else 'NONE'}, {one.expires - model.now} s, "
+                f"{one.packets} packets, mark {one.mark}"
             )
         timeouts = tuple(model.seconds[state] for state in ("ESTABLISHED", "FIN_WAIT", "UDP"))
-        return [*lines, f"total: {self._counted(model.counters)}", f"timeouts: {timeouts}"]
+        return [*lines, *sorted(entries), f"total: {self._counted(model.counters)}", f"timeouts: {timeouts}"]
+
+    @staticmethod
+    def _options(options: Options) -> str:
+        """As far as the director keeps them: flags are some schedulers', and nobody asks for them otherwise."""
+        once = " one packet" * options.one_packet
+        return f"{options.scheduler} persistent {options.persistent} spread {options.spread}{once}"
+
+    @staticmethod
+    def _key_of(service: VirtualService) -> Key:
+        if service.fwmark:
+            return Key("mark", "::" if service.family == AF_INET6 else "0.0.0.0", service.fwmark)
+        return Key(_PROTOCOLS[service.protocol], service.address, service.port)
+
+    @staticmethod
+    def _options_of(service: VirtualService) -> Options:
+        mask = service.netmask
+        spread = 128 - mask if service.family == AF_INET6 else 32 - mask.bit_count()
+        return Options(service.scheduler, frozenset(), service.persistent, spread, service.one_packet)
 
     def _director_lines(self) -> list[str]:
         director, lines = self.lvs.director, []
-        protocols: Callable[[int], str] = {
-            packets.TCP: "tcp", packets.UDP: "udp", packets.SCTP: "sctp",
-        }.__getitem__  # fmt: skip
-        services = {
-            (protocols(one.service.protocol), one.service.address, one.service.port): one for one in director.services()
-        }
+        services = {self._key_of(one.service): one for one in director.services()}
         for (protocol, address, port), one in sorted(services.items()):
-            lines.append(f"{protocol} {endpoint(address, port)} {one.service.scheduler}")
+            lines.append(f"{protocol} {endpoint(address, port)} {self._options(self._options_of(one.service))}")
             lines.append("      " + self._counted(one.stats))
             for place in one.destinations:
-                load = f"{place.active} active {place.inactive} inactive"
+                load = f"{place.active} active {place.inactive} inactive {place.persistent} persistent"
                 method = _METHOD_OF[METHOD_NAMES[place.server.method]]
                 lines.append(f"  -> {place.server} {method} weight {place.server.weight}, {load}")
                 number = self.lvs.number_of(one.service, place.server.address, place.server.port)
                 overload = self.lvs.instance.dest_loads.get(number, "overload")
                 lines.append(f"      {place.server.upper} to {place.server.lower}, {'overloaded' * overload}")
                 lines.append("      " + self._counted(place.stats))
-        found = sorted(
-            director.connections(), key=lambda c: (protocols(c.protocol), (c.caddr, c.cport), (c.vaddr, c.vport))
-        )
-        for c in found:
-            lines.append(
-                f"{protocols(c.protocol)} {endpoint(c.caddr, c.cport)} {endpoint(c.vaddr, c.vport)} -> "
-                f"{endpoint(c.daddr, c.dport)} {_METHOD_OF[METHOD_NAMES[c.method]]} {c.state}, "
-                f"{-(-c.expires // 1000)} s, {c.packets} packets"
+        entries = []
+        for c in director.connections():
+            entries.append(
+                f"{'template ' * c.template}{_PROTOCOLS[c.protocol]} {endpoint(c.caddr, c.cport)} "
+                f"{endpoint(c.vaddr, c.vport)} -> {endpoint(c.daddr, c.dport)} "
+                f"{_METHOD_OF[METHOD_NAMES[c.method]]} {c.state}, {-(-c.expires // 1000)} s, {c.packets} packets, "
+                f"mark {c.fwmark}"
             )
         totals: Stats = director.totals()
-        return [*lines, f"total: {self._counted(totals)}", f"timeouts: {tuple(director.timeouts())}"]
+        timeouts = tuple(director.timeouts())
+        return [*lines, *sorted(entries), f"total: {self._counted(totals)}", f"timeouts: {timeouts}"]

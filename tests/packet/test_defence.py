@@ -15,7 +15,7 @@ from pylvs.model import TCP, UDP
 from pylvs.selections import Selection
 from support.books import books, places
 from support.harness import Harness, frame
-from support.packets import address
+from support.packets import address, ip, tcp
 from support.talk import IPV4, Family, Talk
 
 THRESHOLD = 1024
@@ -196,6 +196,17 @@ def test_what_opens_no_connection_is_not_counted(lvs: Harness) -> None:
     for _ in range(5):
         assert talk.from_port(7).asks("A").reason == "up_no_connection"
     assert not talk.asks("S").dropped
+
+
+def test_another_rate_counts_from_the_end_of_the_round(lvs: Harness) -> None:
+    """Setting a rate begins no new round in mode 3, not even the rate at which all are dropped."""
+    talk = Talk(lvs, IPV4).serve()
+    lvs.director.set_sysctls({"am_droprate": 3, "drop_packet": 3})
+    assert talk.asks("S").reason == "dropped_by_defence"
+    lvs.director.set_sysctl("am_droprate", 1)
+    lvs.advance(1)
+    said = [talk.from_port(5000 + number).asks("S").dropped for number in range(5)]
+    assert said == [False, False, True, True, True]
 
 
 # ---- drop_entry ----
@@ -398,6 +409,21 @@ def test_no_more_connections_than_conn_max(lvs: Harness, family: Family) -> None
     assert not lvs.entries()
     assert talk.asks("S").reason == "dropped_conn_max"
     assert books(lvs.instance) == (0, 0)
+
+
+def test_no_more_templates_than_conn_max(lvs: Harness, family: Family) -> None:
+    """They are connections, too: clients that are refused leave nothing behind."""
+    talk = Talk(lvs, family)
+    lvs.ipvsadm(f"-A {talk.key} -s rr -p 100")
+    talk.add(family.server)
+    lvs.director.set_sysctl("conn_max", 2)
+    talk.opens()
+    for last in range(2, 6):
+        client = f"{family.client[:-1]}{last}"
+        packet = ip(client, family.vip, TCP, tcp(5000, 80, "S"))
+        assert lvs.from_client(packet).reason == "dropped_conn_max"
+    assert lvs.director.count_connections() == 2
+    books(lvs.instance)
 
 
 # ---- run_estimation ----

@@ -173,6 +173,19 @@ def test_a_trashed_real_server_is_kept_for_its_templates(lvs: Harness) -> None:
     assert ask(talk, IPV4.client, 2000) == first
 
 
+def test_a_trashed_real_server_is_idle_from_its_last_templates_end(lvs: Harness, family: Family) -> None:
+    """Not from that of its last connection: the kernel keeps whom a template names (facts 1.11)."""
+    talk = serve(Talk(lvs, family), 1, options="-p 500").opens()
+    lvs.director.flush_connections(Selection(client_port=talk.sport))
+    talk.delete()
+    lvs.advance(501)
+    assert not templates(lvs)
+    lvs.advance(60)
+    talk.add(talk.rs)
+    [service] = lvs.director.services()
+    assert service.destinations[0].stats.conns == 1
+
+
 def test_a_template_proves_itself(lvs: Harness, family: Family, protocol: int) -> None:
     talk = serve(Talk(lvs, family, protocol))
     first = talk.asks("S")

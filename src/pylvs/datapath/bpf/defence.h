@@ -13,7 +13,7 @@ static __always_inline int defence_drops(void)
 
 	if (!rt || !rate)
 		return 0;
-	if (rate <= 1)
+	if (rate <= 1 && *(volatile __s32 *)&rt->drop_counter <= 1)	/* a round of before comes to its end */
 		return 1;
 	left = __sync_fetch_and_add(&rt->drop_counter, -1);
 	if (left > 1)

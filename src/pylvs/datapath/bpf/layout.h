@@ -342,7 +342,7 @@ struct dest {
 struct dest_load {
 	__s32 active;
 	__s32 total;		/* active and inactive, templates not */
-	__u64 idle;		/* when total last became 0 */
+	__u64 idle;		/* when total last became 0, or persistent */
 	__s32 persistent;	/* templates */
 	__u32 overload;		/* takes no new connections (facts 1.9); Python clears or sets it at a change of the thresholds */
 	__u32 upper;		/* Python's from here on; 0: no threshold */

@@ -45,7 +45,8 @@ static __always_inline void load_unbind(struct dest_load *load, __u32 flags, __u
 	__s32 before;
 
 	if (flags & CONN_TEMPLATE) {
-		__sync_fetch_and_add(&load->persistent, -1);
+		if (__sync_fetch_and_add(&load->persistent, -1) == 1)
+			load->idle = now;
 		return;
 	}
 	if (!(flags & CONN_INACTIVE))

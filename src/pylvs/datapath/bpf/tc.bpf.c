@@ -247,6 +247,8 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 		/* again: the number may be that of a template that was just found to be invalid */
 		if (birth->options.engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
 			return DROPPED_TABLE_FULL;
+		if (defence_full())
+			return DROPPED_CONN_MAX;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);
 		if (reason != RECEIVED)
