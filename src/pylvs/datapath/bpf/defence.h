@@ -27,7 +27,7 @@ static __always_inline int defence_drops(void)
 }
 
 /* Has the director as many connections as it may have? */
-static __always_inline int defence_full(void)
+__noinline int defence_full(void)
 {
 	const struct sysctls *sys = at(&sysctls, 0);
 	const struct runtime *rt = at(&runtime, 0);

@@ -90,22 +90,27 @@ static __always_inline int template_take(struct birth *birth, const struct packe
 	return RECEIVED;
 }
 
-/* The template of the packet whose birth is being prepared. RECEIVED: it is in birth->holder, counts the connection to
- * come, and its real server is that one's; DROPPED_NO_DESTINATION: there is none, it has to be made. */
-__noinline int template_find(const struct packet *p, __u64 now)
+__noinline int template_look(const struct packet *p, __u64 now)
 {
 	struct birth *birth = at(&births, 0);
-	int reason = DROPPED_CONTENDED;
 	__u64 slot;
 
 	if (!p || !birth)
 		return DROPPED_NO_DESTINATION;
 	birth->holder.life = 0;
-	for (int i = 0; i < 3 && reason == DROPPED_CONTENDED; i++) {
-		slot = table_find(&birth->template, table_hash(&birth->template), KINDS(SLOT_TEMPLATE));
-		reason = slot ? template_take(birth, p, slot, now) : DROPPED_NO_DESTINATION;
-	}
-	return reason;
+	slot = table_find(&birth->template, table_hash(&birth->template), KINDS(SLOT_TEMPLATE));
+	return slot ? template_take(birth, p, slot, now) : DROPPED_NO_DESTINATION;
+}
+
+/* The template of the packet whose birth is being prepared. RECEIVED: it is in birth->holder, counts the connection to
+ * come, and its real server is that one's; DROPPED_NO_DESTINATION: there is none, it has to be made. */
+static __always_inline int template_find(const struct packet *p, __u64 now)
+{
+	int reason = template_look(p, now);
+
+	if (reason == DROPPED_CONTENDED)
+		reason = template_look(p, now);
+	return reason == DROPPED_CONTENDED ? template_look(p, now) : reason;
 }
 
 /* What is chosen becomes a template first. */
