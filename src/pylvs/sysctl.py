@@ -95,7 +95,7 @@ ALL = (
     ),
     Sysctl(
         "conn_max", str(1 << 30), 0, 1 << 30, "connections",
-        "no new connection while there are so many (counted as dropped_conn_max)",
+        "no new connection or persistence template while there are so many of both (counted as dropped_conn_max)",
         "looked at before a connection is made: CPUs that make one at the same moment may go past it by one each", "",
     ),
     Sysctl(
