@@ -133,14 +133,21 @@ static __always_inline void back_leave(const struct tuple *key, __u32 number, __
 			new = (__u32)old;
 		else if (TWO_TABLES && b->life != life)
 			continue;	/* it was moved: what is here was not the last word */
+		else if (TWO_TABLES && !old)
+			new = 0;	/* whoever left last could not give it back, since it was about to be moved */
 		else
 			return;
 		if (__sync_val_compare_and_swap(&b->conns, old, new) != old)
 			continue;
 		/* who comes now and sees that there is none takes another slot */
-		if (!new && __sync_val_compare_and_swap(&b->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) == life)
+		if (new)
+			return;
+		if (__sync_val_compare_and_swap(&b->life, life, (life & ~LIFE_KIND) | SLOT_DEAD) == life) {
 			table_give_back(slot, 1, now);
-		return;
+			return;
+		}
+		if (!TWO_TABLES)
+			return;
 	}
 }
 

@@ -160,6 +160,11 @@ __noinline int move_back(__u32 number, __u32 life, __u64 now)
 	}
 	/* who comes to join or leave, and had found it here, finds nothing to change, and looks again */
 	copy->conns = __sync_lock_test_and_set(&b->conns, 0);
+	if (!copy->conns) {	/* who left last was about to give it back */
+		table_give_back(taken - 1, 1, now);
+		table_give_back(number, 1, now);
+		return 1;
+	}
 	after = copy->life & ~LIFE_KIND;
 	copy->life = after | SLOT_MOVING;
 	table_publish(taken - 1, hash_tag(hash));

@@ -146,6 +146,9 @@ __noinline int template_used(__u64 now)
 		}
 		if (!(KINDS(life & 0xf) & CONTROLLED))
 			return 0;
+		/* who found a connection that was there already is not counted any more: it may have ended */
+		if (number == birth->control && (life ^ birth->holder.life) >> LIFE_TURN_SHIFT)
+			return 0;
 		conn_touch(c, now);
 		if (birth->once && !i)
 			c->packets++;

@@ -282,6 +282,17 @@ static __always_inline __u64 table_search(const struct tuple *key, __u64 hash, _
 	return group_find(key, hash, other_group(hash, old), which, TAG_WORDS);
 }
 
+/* A slot that was about to be moved, if it stayed where it was; else 0. */
+static __always_inline __u64 slot_put_off(__u64 slot, __u64 which)
+{
+	struct conn *c = conn_at((__u32)slot - 1);
+	__u32 life = c ? *(volatile __u32 *)&c->life : 0;
+
+	if ((life ^ slot >> 32) >> LIFE_TURN_SHIFT || !(KINDS(life & 0xf) & which))
+		return 0;
+	return (__u64)life << 32 | (__u32)slot;
+}
+
 /* The same wherever the key may be. */
 __noinline __u64 table_find(const struct tuple *key, __u64 hash, __u64 which)
 {
@@ -299,6 +310,9 @@ __noinline __u64 table_find(const struct tuple *key, __u64 hash, __u64 which)
 		if ((found >> 32 & LIFE_KIND) != SLOT_MOVING)
 			return found;
 		wait_for(found);
+		found = slot_put_off(found, which);
+		if (found)
+			return found;
 	}
 	return 0;
 }
