@@ -193,7 +193,7 @@ def _ranges(what: str, ports: Ports, protocol: int) -> tuple[tuple[int, int], ..
 
 def _interface(name: str) -> str:
     raw = name.encode(errors="surrogateescape")
-    if len(raw) > INTERFACE_MAX or "/" in name or name in (".", "..") or any(c <= " " or c == ":" for c in name):
+    if len(raw) > INTERFACE_MAX or "/" in name or name in (".", "..") or any(c <= " " or c.isspace() or c == ":" for c in name):
         raise InvalidValue(
             f"'{name}' cannot be an interface's name: at most {INTERFACE_MAX} characters, and no slash, colon or space",
             errno.ENODEV,

@@ -364,3 +364,17 @@ def test_pylvs_conns_shows_templates(lvs: Harness, capsys: pytest.CaptureFixture
         (True, "NONE", 0, 'a"b\\c@d'),
     ]  # fmt: skip
     assert lvs.director.count_connections_by("state") == {"ASSURED": 1, "ESTABLISHED": 1, "NONE": 1, "UDP": 1}
+
+
+def test_templates_that_nothing_has_proved_give_way(lvs: Harness) -> None:
+    """A flood of openings from everywhere leaves a template for each address; there is room for whoever is real."""
+    talk = serve(Talk(lvs, IPV4, sport=999))
+    real = talk.opens()
+    for number in range(6000):
+        ask(talk, f"10.1.{1 + number // 250}.{1 + number % 250}", 2000 + number)
+    assert real.asks("A").packet.dst == real.rs
+    late = Talk(lvs, IPV4._replace(client="10.1.200.1"), sport=998).opens()
+    assert ask(talk, "10.1.200.1", 997) == late.rs
+    assert {t.caddr for t in templates(lvs) if t.state == "ASSURED"} == {IPV4.client, "10.1.200.1"}
+    assert lvs.instance.runtime.get(0, "gave_way") > 0
+    books(lvs.instance)

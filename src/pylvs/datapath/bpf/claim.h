@@ -3,8 +3,8 @@
  * Making a connection: a slot for it, room for that if need be, and that there is only one of it.
  *
  * Rules of this file:
- *  - No established connection ever gives way to a new one. Half-open ones do, the oldest of a few first, and if there
- *    is none claim says that there is no room.
+ *  - No established connection ever gives way to a new one. Half-open ones do, and templates that nothing has proved, the
+ *    oldest of a few first; if there is none claim says that there is no room.
  *  - Who makes a connection publishes it and then looks whether another CPU has made the same one: there are never two.
  */
 #pragma once
@@ -21,6 +21,15 @@ static __always_inline int half_open(const struct conn *c)
 	if (c->protocol == IPPROTO_TCP)
 		return state < TCP_STATES && tcp_half_open[state];
 	return c->protocol == IPPROTO_SCTP && state < SCTP_STATES && sctp_half_open[state];
+}
+
+/* May it make room, unless it controls others? A template that no connection has proved does: a flood makes one for
+ * every address. */
+static __always_inline int gives_way(const struct conn *c, __u32 life)
+{
+	if ((life & LIFE_KIND) == SLOT_CONN)
+		return half_open(c);
+	return (life & LIFE_KIND) == SLOT_INVALID || (c->status & STATUS_STATE) != TEMPLATE_ASSURED;
 }
 
 /* ---- room ---------------------------------------------------------------------------------------------------- */
@@ -51,7 +60,7 @@ static long room_step(__u64 i, struct room_walk *w)
 		number = (__u32)((struct back *)c)->conns - 1;
 	else if ((life & LIFE_KIND) == SLOT_MORE)
 		number = ((struct more *)c)->conn;
-	else if ((life & LIFE_KIND) != SLOT_CONN)
+	else if (!(KINDS(life & 0xf) & CONTROLLED))
 		return 0;
 	c = conn_at(number);
 	if (!c)
@@ -61,7 +70,7 @@ static long room_step(__u64 i, struct room_walk *w)
 		return 0;
 	w->over = past(c->expires, w->now);
 	if (!w->over) {
-		if ((life & LIFE_KIND) != SLOT_CONN || !half_open(c))
+		if (!gives_way(c, life))
 			return 0;
 		rest = conn_rest(c, number);
 		if (rest && rest->controls)
