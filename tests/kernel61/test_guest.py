@@ -20,17 +20,20 @@ RUNNER = os.environ.get("PYLVS_GUEST", "")
 KERNELS = {"bookworm": "6.1.", "trixie": "6.12."}
 PYTEST = ("pytest", "_pytest", "iniconfig", "packaging", "pluggy", "py", "pygments")
 """What pytest is made of, all of it Python: the guest has none of its own."""
-TESTS = (
-    *(f"packet/test_{name}" for name in ("nat", "dr", "counters", "servers", "table", "conns", "status")),
-    *(f"packet/test_{name}" for name in ("errors", "instance", "interfaces", "resize_hammer", "defence", "sysctl")),
-    *(f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence", "sip")),
-    *(f"golden/test_{name}" for name in ("sched", "states", "conn", "sysctl", "proc")),
-)
-"""What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not."""
+TESTS = {
+    "packets": [
+        f"packet/test_{name}" for name in ("nat", "dr", "counters", "servers", "table", "errors", "resize_hammer")
+    ],
+    "directors": [f"packet/test_{name}" for name in ("conns", "status", "instance", "interfaces", "defence", "sysctl")],
+    "protocols": [f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence", "sip")],
+    "schedulers": ["golden/test_sched", "packet/test_schedulers", "packet/test_thresholds"],
+    "recordings": [f"golden/test_{name}" for name in ("states", "conn", "sysctl", "proc")],
+}
+"""What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual machine
+for each, of some minutes."""
 SECONDS = 600
 
 LOAD = """
-from pylvs.datapath import instance
 from pylvs.datapath import loading
 running = loading.load(12)
 print("attached:", running.attached())
@@ -105,9 +108,10 @@ def test_it_resizes(suite: str, baggage: Path) -> None:
     assert "table         16384 slots (2^14" in said
 
 
+@pytest.mark.parametrize("what", TESTS)
 @pytest.mark.parametrize("suite", KERNELS)
-def test_packets(suite: str, baggage: Path) -> None:
-    files = " ".join(f"tests/{name}.py" for name in TESTS)
+def test_packets(suite: str, what: str, baggage: Path) -> None:
+    files = " ".join(f"tests/{name}.py" for name in TESTS[what])
     assert " passed" in _ask(suite, baggage, f"python3 -m pytest -p no:cacheprovider {files}\n")
 
 

@@ -126,6 +126,7 @@ def test_every_network_keeps_its_real_server(stage: Stage, monkeypatch: pytest.M
 def test_what_ends_while_it_is_moved(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     lvs = stage.lvs
     lvs.set(expire_quiescent_template=1)
+
     def clock() -> None:
         lvs.shift(random.choice((31, 61, 121, 301)))
         assert lvs.instance.run("catch_up") == 0
