@@ -90,7 +90,11 @@ def figures(bench: Bench, director: Director, arguments: argparse.Namespace) -> 
 
                 note(name, title, established)
             for title, case in NEW.items():
-                note(name, title, lambda case=case: _born(bench, case, arguments.births, bool(option.persistent)))
+                note(
+                    name,
+                    title,
+                    lambda case=case, option=option: _born(bench, case, arguments.births, bool(option.persistent)),
+                )
         print(f"round {turn + 1} of {arguments.rounds}", file=sys.stderr)
     return found
 

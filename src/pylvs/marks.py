@@ -193,7 +193,8 @@ def _ranges(what: str, ports: Ports, protocol: int) -> tuple[tuple[int, int], ..
 
 def _interface(name: str) -> str:
     raw = name.encode(errors="surrogateescape")
-    if len(raw) > INTERFACE_MAX or "/" in name or name in (".", "..") or any(c <= " " or c.isspace() or c == ":" for c in name):
+    unfit = any(c <= " " or c.isspace() or c in "/:" for c in name)
+    if len(raw) > INTERFACE_MAX or name in (".", "..") or unfit:
         raise InvalidValue(
             f"'{name}' cannot be an interface's name: at most {INTERFACE_MAX} characters, and no slash, colon or space",
             errno.ENODEV,

@@ -1,7 +1,6 @@
 """Persistence templates: whom a client comes back to, how long, and what ends that (facts 2.7, 2.11, 5)."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -310,17 +309,6 @@ def resized(lvs: Harness, bits: int) -> None:
     with lvs.instance.locked():
         resize.resize(lvs.instance, bits)
     lvs.reopen()
-
-
-@pytest.fixture
-def movable(own_network: Harness) -> Iterator[Harness]:
-    own_network.enter()
-    try:
-        own_network.reload()
-        yield own_network
-    finally:
-        own_network.enter()
-        own_network.leave()
 
 
 def test_templates_move_with_their_connections(movable: Harness, family: Family) -> None:

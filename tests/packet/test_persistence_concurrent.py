@@ -1,4 +1,4 @@
-"""Persistence under packets on all CPUs at once: one template for each client network, and all of that is counted right.
+"""Persistence under packets on all CPUs at once: one template for each client network, and all is counted right.
 
 In a quiet round two threads send the same flows in the same order to an empty director, so that they meet at the first
 packet of each client network, and of each Call-ID: there must be one template for it, and all its connections must be

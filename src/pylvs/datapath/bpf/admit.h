@@ -132,6 +132,36 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 	return DROPPED_CONTENDED;
 }
 
+/* What was prepared in `births` becomes a connection under this key; or is given up, where there is a reason for that.
+ * RECEIVED: it is in `found`, or it is for this packet alone (birth->once). */
+static __always_inline int birth_claim(struct birth *birth, const struct tuple *key, struct found *found, int reason,
+				       struct outcome *out, __u64 now)
+{
+	struct dest *d;
+
+	if (reason == RECEIVED && defence_full())
+		reason = DROPPED_CONN_MAX;
+	birth->made = 0;
+	if (reason == RECEIVED && !birth->once) {
+		birth->kind = SLOT_CONN;
+		birth->timeout = 3000;	/* until the protocol sets its own */
+		reason = conn_claim(key, found, now);
+	}
+	if (birth->control && !birth->made && !(reason == RECEIVED && birth->once))
+		control_leave(birth->control);
+	if (reason != RECEIVED) {
+		if (reason >= DROPPED_TRUNCATED && !out->error)
+			out->verdict = TC_ACT_SHOT;
+		return reason;
+	}
+	if (birth->control)
+		template_used(now);
+	d = at(&dests, birth->dest);
+	if (d && (birth->made || birth->once))
+		count(d, birth->dest, A_CONN, 0);
+	return RECEIVED;
+}
+
 /* A request's connection, a new one if need be. RECEIVED: it is in `found`, or it is for this packet alone (birth->once)
  * and stands in `births`. */
 static __always_inline int connect(struct __sk_buff *skb, struct packet *p, struct birth *birth, struct conn *c,
@@ -160,25 +190,5 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;
-	if (reason == RECEIVED && defence_full())
-		reason = DROPPED_CONN_MAX;
-	birth->made = 0;
-	if (reason == RECEIVED && !birth->once) {
-		birth->kind = SLOT_CONN;
-		birth->timeout = 3000;	/* until the protocol sets its own */
-		reason = conn_claim(&p->tuple, found, now);
-	}
-	if (birth->control && !birth->made && !(reason == RECEIVED && birth->once))
-		control_leave(birth->control);
-	if (reason != RECEIVED) {
-		if (reason >= DROPPED_TRUNCATED && !out->error)
-			out->verdict = TC_ACT_SHOT;
-		return reason;
-	}
-	if (birth->control)
-		template_used(now);
-	d = at(&dests, birth->dest);
-	if (d && (birth->made || birth->once))
-		count(d, birth->dest, A_CONN, 0);
-	return RECEIVED;
+	return birth_claim(birth, &p->tuple, found, reason, out, now);
 }

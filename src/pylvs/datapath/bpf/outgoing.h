@@ -105,7 +105,6 @@ static __always_inline int outgoing_connect(struct __sk_buff *skb, struct packet
 					    struct found *found, struct outcome *out, __u64 now)
 {
 	struct outgoing *o = at(&outgoing, 0);
-	struct dest *d;
 	int reason;
 
 	if (!o)
@@ -113,26 +112,9 @@ static __always_inline int outgoing_connect(struct __sk_buff *skb, struct packet
 	reason = outgoing_find(p);
 	if (reason == RECEIVED && birth->persistent)
 		reason = outgoing_template(skb, p, o, birth, now);
-	birth->made = 0;
-	if (reason == RECEIVED && (!outgoing_birth(birth, p) || defence_full()))
-		reason = DROPPED_CONN_MAX;
-	if (reason == RECEIVED && !birth->once) {
-		birth->kind = SLOT_CONN;
-		birth->timeout = 3000;
-		reason = conn_claim(&o->packet.tuple, found, now);
-		found->from_server = 1;
-	}
-	if (birth->control && !birth->made && !(reason == RECEIVED && birth->once))
-		control_leave(birth->control);
-	if (reason != RECEIVED) {
-		if (reason != UP_NO_SERVICE)
-			out->verdict = TC_ACT_SHOT;
-		return reason;
-	}
-	if (birth->control)
-		template_used(now);
-	d = at(&dests, birth->dest);
-	if (d && (birth->made || birth->once))
-		count(d, birth->dest, A_CONN, 0);
-	return RECEIVED;
+	if (reason == RECEIVED && !outgoing_birth(birth, p))
+		reason = UP_NO_SERVICE;
+	reason = birth_claim(birth, &o->packet.tuple, found, reason, out, now);
+	found->from_server = 1;
+	return reason;
 }
