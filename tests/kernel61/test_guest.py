@@ -27,8 +27,8 @@ TESTS = {
     "schedulers": ["golden/test_sched", "packet/test_schedulers", "packet/test_thresholds"],
     "recordings": [f"golden/test_{name}" for name in ("states", "conn", "sysctl", "proc")],
 }
-"""What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual machine
-for each, of some minutes."""
+"""What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual
+machine for each, of some minutes."""
 SECONDS = 600
 
 LOAD = """
