@@ -37,6 +37,8 @@ bench: setup
 	@.ci/deps bench
 	$(BIN)/python -m bench e2e
 	$(BIN)/python -m bench table
+	$(BIN)/python -m bench schedulers
+	$(BIN)/python -m bench options
 
 lint: setup $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/mypy
