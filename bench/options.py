@@ -21,7 +21,7 @@ from bench.packet import Bench
 from bench.page import PAGE
 from bench.replay import DR, NAT_REPLY, NAT_REQUEST, SYN, Case
 from pylvs import MASQ, ROUTE, Director, real_server, virtual_service
-from pylvs.datapath import instance as datapath
+from pylvs.datapath import loading
 
 TARGET = 1.25  # of plain, at most, for an established packet
 _MARKED = re.compile(r"<!-- bench: options -->\n.*?<!-- bench: end -->", re.S)
@@ -127,7 +127,7 @@ def measure(arguments: argparse.Namespace) -> int:
         with Director() as director:
             text = page(figures(bench, director, arguments), arguments)
     finally:
-        datapath.unload()
+        loading.unload()
     print(text)
     if arguments.write:
         marked = f"<!-- bench: options -->\n{text}\n<!-- bench: end -->"

@@ -19,7 +19,7 @@ from support.harness import Harness
 from support.packets import UDP
 from support.talk import FAMILIES, at
 
-ROUNDS, PACKETS = 25, 2000
+ROUNDS, PACKETS = 12, 2000
 
 
 @pytest.fixture(scope="module")
