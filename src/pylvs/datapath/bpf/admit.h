@@ -108,10 +108,12 @@ static __always_inline int starts_anew(const struct packet *p, struct conn *c, _
 static __always_inline int connect_persistent(struct __sk_buff *skb, struct packet *p, struct birth *birth,
 					      struct outcome *out, __u64 now)
 {
-	int reason = RECEIVED;
+	int sip = birth->options.engine == ENGINE_SIP, reason = RECEIVED;
 
+	if (sip && !sip_read(skb, p))
+		return DROPPED_NOT_SIP;
 	for (int i = 0; i < 2; i++) {
-		if (birth->options.engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
+		if (sip && sip_key() != RECEIVED)
 			return DROPPED_NOT_SIP;
 		reason = template_find(p, now);
 		if (reason != DROPPED_NO_DESTINATION)
@@ -120,7 +122,7 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 		if (reason != RECEIVED)
 			return reason;
 		/* again: the number may be that of a template that was just found to be invalid */
-		if (birth->options.engine == ENGINE_SIP && sip_key(skb, p) != RECEIVED)
+		if (sip && sip_key() != RECEIVED)
 			return DROPPED_TABLE_FULL;
 		if (defence_full())
 			return DROPPED_CONN_MAX;

@@ -79,8 +79,10 @@ static __always_inline int outgoing_template(struct __sk_buff *skb, const struct
 {
 	int reason;
 
+	if (!sip_read(skb, p))
+		return UP_NO_SERVICE;
 	for (int i = 0; i < 2; i++) {
-		if (sip_key(skb, p) != RECEIVED)
+		if (sip_key() != RECEIVED)
 			return UP_NO_SERVICE;
 		reason = template_find(&o->packet, now);
 		if (reason == RECEIVED && 1 + birth->dest == birth->speaker)
@@ -89,7 +91,7 @@ static __always_inline int outgoing_template(struct __sk_buff *skb, const struct
 			outgoing_disown(birth);
 		else if (reason != DROPPED_NO_DESTINATION)
 			return reason;
-		if (sip_key(skb, p) != RECEIVED || !outgoing_birth(birth, p))
+		if (sip_key() != RECEIVED || !outgoing_birth(birth, p))
 			return DROPPED_TABLE_FULL;
 		template_prepare(birth);
 		reason = conn_claim(&birth->template, &birth->holder, now);

@@ -5,7 +5,6 @@
 #pragma once
 
 #define PORT_FTP 21
-#define TEMPLATE_MOST 2250000u	/* seconds: as far as a connection's clock tells the past from the future (clock.h) */
 
 /* By what a packet's template is known (facts 5.1). */
 static __always_inline void template_key(struct tuple *key, const struct packet *p, const struct service *s,
@@ -119,9 +118,9 @@ static __always_inline void template_prepare(struct birth *birth)
 	struct dest *d = at(&dests, birth->dest);
 
 	birth->kind = SLOT_TEMPLATE;
-	birth->flags = (birth->flags & ~(CONN_ONE_PACKET | CONN_INACTIVE)) | CONN_TEMPLATE | CONN_INACTIVE;
+	birth->flags |= CONN_TEMPLATE | CONN_INACTIVE;
 	birth->dport = d && birth->template.dport ? d->port : 0;
-	birth->timeout = birth->persistent > TEMPLATE_MOST ? TEMPLATE_MOST * 1000 : birth->persistent * 1000;
+	birth->timeout = birth->persistent > TIMEOUT_LONGEST / 1000 ? TIMEOUT_LONGEST : birth->persistent * 1000;
 }
 
 /* A connection was made by it: its time begins anew. */

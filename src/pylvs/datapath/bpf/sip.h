@@ -99,12 +99,6 @@ __noinline int sip_read(struct __sk_buff *skb, const struct packet *p)
  * that look alike each next one has the next number. */
 #define LOOK_ALIKES 8
 
-struct alike_walk {
-	__u32 hash;
-	__u32 free;		/* the first number that nobody has */
-	__u32 found;
-};
-
 static __always_inline __u16 alike(__u32 hash, __u32 i)
 {
 	__u16 number = hash + i;
@@ -132,16 +126,16 @@ static __always_inline __u32 call_id_hash(const struct call_id *id)
 	return hash >> 32;
 }
 
-/* Complete the template's key in `births` with the packet's Call-ID, as of a template that is there, or of one that is
- * to be. */
-__noinline int sip_key(struct __sk_buff *skb, const struct packet *p)
+/* Complete the template's key in `births` with the Call-ID that was read, as of a template that is there, or of one that
+ * is to be. */
+__noinline int sip_key(void)
 {
 	struct birth *birth = at(&births, 0);
 	struct call_id *id = at(&call_id, 0), *known;
 	__u32 hash, free = 0;
 	__u64 slot;
 
-	if (!p || !birth || !id || !sip_read(skb, p))
+	if (!birth || !id)
 		return DROPPED_NOT_SIP;
 	hash = call_id_hash(id);
 	for (__u32 i = 0; i < LOOK_ALIKES; i++) {

@@ -43,7 +43,6 @@ enum conn_flag {
 	CONN_NOOUTPUT = 0x0080,
 	CONN_INACTIVE = 0x0100,
 	CONN_TEMPLATE = 0x1000,
-	CONN_ONE_PACKET = 0x2000,
 	CONN_ASSURES = 0x4000,	/* ours: it has told its template so */
 };
 
