@@ -10,21 +10,18 @@ into docs/performance.md.
 
 import argparse
 import os
-import re
 import statistics
 import sys
-import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bench.packet import Bench
-from bench.page import PAGE
+from bench.packet import Bench, in_child
+from bench.page import replace
 from bench.replay import DR, NAT_REPLY, NAT_REQUEST, SYN, Case
 from pylvs import MASQ, ROUTE, Director, real_server, virtual_service
 from pylvs.datapath import loading
 
 TARGET = 1.25  # of plain, at most, for an established packet
-_MARKED = re.compile(r"<!-- bench: options -->\n.*?<!-- bench: end -->", re.S)
 ESTABLISHED = {"DR": DR, "NAT request": NAT_REQUEST, "NAT reply": NAT_REPLY}
 NEW = {"DR, few clients": DR, "DR, a client each": DR._replace(scattered=True), "NAT, few clients": NAT_REQUEST}
 
@@ -130,8 +127,7 @@ def measure(arguments: argparse.Namespace) -> int:
         loading.unload()
     print(text)
     if arguments.write:
-        marked = f"<!-- bench: options -->\n{text}\n<!-- bench: end -->"
-        PAGE.write_text(_MARKED.sub(lambda _: marked, PAGE.read_text()))
+        replace({"options": text})
     return 0
 
 
@@ -150,14 +146,4 @@ def main(argv: list[str]) -> int:
         parser.error(f"there are 65536 clients at most, not {arguments.births}")
     arguments.rounds = 3 if arguments.quick else arguments.rounds
     arguments.command = ["python -m bench options", *(word for word in argv if word != "--write")]
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = measure(arguments)
-        except Exception:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return in_child(measure, arguments)

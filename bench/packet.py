@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import traceback
+from collections.abc import Callable
 
 from bench.replay import DR, NAT_REPLY, NAT_REQUEST, SYN, Case, Replayer, add_services, enter_namespace
 from pylvs.datapath import loading
@@ -71,6 +72,21 @@ def measure(arguments: argparse.Namespace) -> dict[tuple[str, str], list[float]]
     return results
 
 
+def in_child(measure: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a measurement in a child, which may enter a network namespace; its exit code."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = measure(arguments)
+        except Exception:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def in_namespace(arguments: argparse.Namespace) -> int:
     """The measurement proper, in a child with a network namespace of its own."""
     try:
@@ -94,14 +110,4 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.rounds = 3
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = in_namespace(arguments)
-        except Exception:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return in_child(in_namespace, arguments)

@@ -24,6 +24,12 @@ def write(result: dict[str, Any]) -> None:
     elif "steps" in texts:
         texts["steps"] = _command(result) + "\n\n" + texts["steps"]
 
+    replace(texts)
+
+
+def replace(texts: dict[str, str]) -> None:
+    """Put these texts between the marks of their names."""
+
     def marked(found: re.Match[str]) -> str:
         name = found["name"]
         if name not in texts:

@@ -9,21 +9,18 @@ have weight 1 to 4 and the connections that the round before has left them: none
 
 import argparse
 import os
-import re
 import statistics
 import sys
 import time
-import traceback
 
-from bench.packet import Bench
-from bench.page import PAGE
+from bench.packet import Bench, in_child
+from bench.page import replace
 from bench.replay import DR, SYN
 from pylvs import Director, real_server, virtual_service
 from pylvs.datapath import loading
 from pylvs.schedulers import NAMES
 
 _VIP = "10.99.0.1"
-_MARKED = re.compile(r"<!-- bench: schedulers -->\n.*?<!-- bench: end -->", re.S)
 
 
 def _server(number: int, weight: int):  # type: ignore[no-untyped-def]
@@ -110,8 +107,7 @@ def measure(arguments: argparse.Namespace) -> int:
         loading.unload()
     print(text)
     if arguments.write:
-        marked = f"<!-- bench: schedulers -->\n{text}\n<!-- bench: end -->"
-        PAGE.write_text(_MARKED.sub(lambda _: marked, PAGE.read_text()))
+        replace({"schedulers": text})
     return 0
 
 
@@ -127,14 +123,4 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="into docs/performance.md")
     arguments = parser.parse_args(argv)
     arguments.command = ["python -m bench schedulers", *argv]
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = measure(arguments)
-        except Exception:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return in_child(measure, arguments)

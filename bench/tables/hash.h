@@ -50,18 +50,6 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	return 0;
 }
 
-/* The client's addresses of a connection, from the entry under a reply's. */
-static __always_inline void back_key(const struct conn *c, struct tuple *key)
-{
-	conn_caddr(c, &key->src);
-	conn_vaddr(c, &key->dst);
-	key->sport = c->cport;
-	key->dport = c->vport;
-	key->protocol = c->protocol;
-	key->family = c->family;
-	key->unused = 0;
-}
-
 static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now, struct found *found)
 {
 	struct conn *c = bpf_map_lookup_elem(&conn_hash, key);
@@ -71,7 +59,7 @@ static __always_inline struct conn *conn_find(const struct tuple *key, __u64 now
 	if (!c || !first)
 		return NULL;
 	if ((c->life & LIFE_KIND) == SLOT_BACK) {
-		back_key(c, first);
+		conn_key(c, first);
 		c = bpf_map_lookup_elem(&conn_hash, first);
 		if (!c)
 			return NULL;
@@ -97,7 +85,7 @@ static __always_inline struct conn *conn_of(const struct tuple *key, const struc
 
 	if (!c || !first || (c->life & LIFE_KIND) != SLOT_BACK)
 		return c;
-	back_key(c, first);
+	conn_key(c, first);
 	return bpf_map_lookup_elem(&conn_hash, first);
 }
 

@@ -20,18 +20,6 @@ MAP(conn_fresh, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, 0);
 
 MAP(record_key, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tuple, 1, 0);
 
-/* The client's addresses of a connection. */
-static __always_inline void client_key(const struct conn *c, struct tuple *key)
-{
-	conn_caddr(c, &key->src);
-	conn_vaddr(c, &key->dst);
-	key->sport = c->cport;
-	key->dport = c->vport;
-	key->protocol = c->protocol;
-	key->family = c->family;
-	key->unused = 0;
-}
-
 static __always_inline void record_give_back(struct conn *c, __u32 number, __u64 now)
 {
 	c->packets = ticks(now);
@@ -60,7 +48,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 		if (ref && *ref == number * 2 + 1)
 			bpf_map_delete_elem(&conn_index, key);
 	}
-	client_key(c, key);
+	conn_key(c, key);
 	bpf_map_delete_elem(&conn_index, key);
 	load = at(&dest_loads, c->dest);
 	if (load)
