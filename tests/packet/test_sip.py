@@ -131,3 +131,13 @@ def test_who_may_not_call(phone: Talk) -> None:
     phone.lvs.ipvsadm("-C")
     assert tell(phone, family.servers[2], b"six", client, 6004) == "up_no_service"
     assert not phone.lvs.instance.speakers.keys()
+
+
+def test_a_call_that_is_one_too_many_leaves_no_template(phone: Talk) -> None:
+    """Whoever begins it: templates count for conn_max before they are made."""
+    server = say(phone, b"one")
+    phone.lvs.set(conn_max=1)
+    assert say(phone, b"two") == "dropped_conn_max"
+    assert tell(phone, server, b"three", phone.family.client) == "dropped_conn_max"
+    assert [t.pe_data for t in templates(phone.lvs)] == [b"one"]
+    books(phone.lvs.instance)

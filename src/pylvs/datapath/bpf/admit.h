@@ -124,10 +124,9 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 		/* again: the number may be that of a template that was just found to be invalid */
 		if (sip && sip_key() != RECEIVED)
 			return DROPPED_TABLE_FULL;
-		if (defence_full())
-			return DROPPED_CONN_MAX;
-		template_prepare(birth);
-		reason = conn_claim(&birth->template, &birth->holder, now);
+		reason = template_prepare();
+		if (reason == RECEIVED)
+			reason = conn_claim(&birth->template, &birth->holder, now);
 		if (reason != RECEIVED)
 			return reason;
 	}

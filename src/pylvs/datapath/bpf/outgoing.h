@@ -93,8 +93,9 @@ static __always_inline int outgoing_template(struct __sk_buff *skb, const struct
 			return reason;
 		if (sip_key() != RECEIVED || !outgoing_birth(birth, p))
 			return DROPPED_TABLE_FULL;
-		template_prepare(birth);
-		reason = conn_claim(&birth->template, &birth->holder, now);
+		reason = template_prepare();
+		if (reason == RECEIVED)
+			reason = conn_claim(&birth->template, &birth->holder, now);
 		if (reason != RECEIVED)
 			return reason;
 	}

@@ -112,15 +112,20 @@ static __always_inline int template_find(const struct packet *p, __u64 now)
 	return reason == DROPPED_CONTENDED ? template_look(p, now) : reason;
 }
 
-/* What is chosen becomes a template first. */
-static __always_inline void template_prepare(struct birth *birth)
+/* What is chosen becomes a template first: RECEIVED, or why there may be none.
+ * A function of its own, so that the verifier walks it once. */
+__noinline int template_prepare(void)
 {
-	struct dest *d = at(&dests, birth->dest);
+	struct birth *birth = at(&births, 0);
+	struct dest *d = birth ? at(&dests, birth->dest) : NULL;
 
+	if (!birth || defence_full())
+		return DROPPED_CONN_MAX;
 	birth->kind = SLOT_TEMPLATE;
 	birth->flags |= CONN_TEMPLATE | CONN_INACTIVE;
 	birth->dport = d && birth->template.dport ? d->port : 0;
 	birth->timeout = birth->persistent > TIMEOUT_LONGEST / 1000 ? TIMEOUT_LONGEST : birth->persistent * 1000;
+	return RECEIVED;
 }
 
 /* A connection was made by it: its time begins anew. */
