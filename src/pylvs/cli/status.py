@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from pylvs.datapath import instance, loading, netlink, table
+from pylvs.datapath import instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.datapath.services import ServiceTable
@@ -19,7 +19,7 @@ MEANING = {
     "forwarded_related": "ICMP errors about connections, to that side whose packet they quote",
     "up_not_ip": "neither IPv4 nor IPv6: ARP and the like",
     "up_other_host": "sent to another machine's link-layer address, or to all",
-    "up_vlan": "VLAN-tagged; it comes again on the VLAN's own interface",
+    "up_vlan": "of a VLAN; it comes again, without its tag, on the VLAN's own interface",
     "up_malformed": "broken or truncated IP header; the stack drops and counts it",
     "up_martian": "from an address that nobody can have",
     "up_protocol": "neither TCP, UDP, SCTP, AH, ESP nor an ICMP error",
@@ -119,14 +119,15 @@ def _numbers(running: Instance) -> dict[str, Any]:
     config, runtime = running.config, running.runtime
     services = ServiceTable(running)
     numbers = list(services.numbers())
-    names = {interface.ifindex: interface for interface in netlink.interfaces()}
+    there = netlink.interfaces()
+    names = {interface.ifindex: interface for interface in there}
     attached = running.attached()
     usage, probes, reasons = table.usage(running), table.probes(running), _reasons(running)
     return {
         "loaded": config.get(0, "loaded"),
         "outdated": running.outdated(),
         "attached": {names[index].name: how for index, how in sorted(attached.items()) if index in names},
-        "not_attached": {i.name: i.ethernet for index, i in sorted(names.items()) if index not in attached},
+        "not_attached": {i.name: interfaces.unfit(i, there) for i in sorted(there) if i.ifindex not in attached},
         "table": {
             "slots": usage.slots,
             "bits": usage.slots.bit_length() - 1,
@@ -173,7 +174,7 @@ def _status(numbers: dict[str, Any]) -> Iterator[str]:
     where = ", ".join(f"{name} ({how})" for name, how in numbers["attached"].items())
     yield f"attached      {where or 'nowhere'}"
     if numbers["not_attached"]:
-        rest = ", ".join(f"{name}{'' if fits else ' (no Ethernet)'}" for name, fits in numbers["not_attached"].items())
+        rest = ", ".join(f"{name} ({why})" if why else name for name, why in numbers["not_attached"].items())
         yield f"not attached  {rest}"
     yield from _table(numbers["table"])
     yield (

@@ -14,6 +14,7 @@
 #define SCTP_LEN 12		/* the common header */
 #define HEADROOM_MAX (ETH_LEN + 60 + TCP_MIN)	/* the longest headers that are looked at in one piece */
 #define EXTENSIONS_MAX 8
+#define VLAN_ID 0x0fff
 /* gso_size of merged SCTP packets. Their first piece is the headers, and the others are packets' chunks: it must stay so,
  * nothing may be pulled together. */
 #define GSO_BY_FRAGS 0xffff
@@ -236,7 +237,7 @@ __noinline int parse_rarer(struct __sk_buff *skb, struct packet *p)
  * A function of its own for the verifier too: what follows need not be proven again for every way through here. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *data, *end;
 	int why;
 
 	if (!p)
@@ -245,8 +246,14 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		return UP_NOT_IP;
 	if (skb->pkt_type != PACKET_HOST)
 		return UP_OTHER_HOST;
-	if (skb->vlan_present)	/* it comes again, untagged, on the VLAN's own interface */
-		return UP_VLAN;
+	if (skb->vlan_present) {
+		if (skb->vlan_tci & VLAN_ID)	/* it comes again, untagged, on the VLAN's own interface */
+			return UP_VLAN;
+		if (bpf_skb_vlan_pop(skb))	/* a priority and nothing else: it is not to go on with the packet */
+			return UP_MALFORMED;
+	}
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
 	if (data + ETH_LEN + IPV6_LEN > end && skb->gso_size != GSO_BY_FRAGS) {
 		/* a short packet, or one whose headers are not in the first piece */
 		if (bpf_skb_pull_data(skb, skb->len < HEADROOM_MAX ? skb->len : HEADROOM_MAX))
