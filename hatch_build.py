@@ -25,6 +25,7 @@ SHARED = (
     "back",
     "more",
     "call_id",
+    "ftp_talk",
     "group",
     "tuple",
     "service_key",

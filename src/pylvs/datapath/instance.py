@@ -27,7 +27,7 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "speakers", "own_addresses", "call_ids")
+HASHES = ("service_index", "speakers", "own_addresses", "call_ids", "ftp_talks")
 COUNTERS = ("counters", "reasons")
 FRAME = bytes(64)
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
@@ -44,7 +44,7 @@ class Instance:
     Attributes:
         slots, tags, groups: the connection table that is in force now.
         config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
-        service_index, own_addresses, call_ids: hashes.
+        service_index, own_addresses, call_ids, ftp_talks: hashes.
         counters, reasons: per-CPU counters.
     """
 
@@ -61,6 +61,7 @@ class Instance:
     speakers: Hash
     own_addresses: Hash
     call_ids: Hash
+    ftp_talks: Hash
     counters: PerCpuArray
     reasons: PerCpuArray
 
