@@ -11,6 +11,7 @@ COMMANDS = {
     "conns": ("conns", "connections: listed, counted, chosen by service, real server, client or state; ended"),
     "mark": ("mark", "firewall marks: which packets get which, for services made with ipvsadm -f"),
     "timeouts": ("timeouts", "how long a connection lives in each state without a packet: shown, set"),
+    "ftp-ports": ("ftpports", "the ports on which the FTP helper reads along: shown, set"),
     "sysctl": ("sysctl", "net.ipv4.vs: what sysctl(8) does for the kernel's; --explain says what they mean"),
     "proc": ("proc", "the kernel's /proc/net/ip_vs files, printed or mounted"),
     "load": ("instance", "load the packet path, or put this version's programs in the place of those that run"),

@@ -13,6 +13,7 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import NamedTuple
 
 READ = 2032  # bytes of a segment: of a longer one nothing is read
+WIDEST = 64  # bytes of an address and a port in an answer
 
 _ASK = re.compile(rb"(?P<pasv>PASV\r\n)|EPSV(?:(?P<plain>\r)|(?P<space> ))", re.IGNORECASE)
 _NUMBERS = re.compile(rb"([0-9]*),([0-9]*),([0-9]*),([0-9]*),([0-9]*),([0-9]*)")
@@ -89,15 +90,17 @@ def announced(payload: bytes, mode: str, six: bool = False) -> Announced | None:
         at = begin.start()
         while payload[at : at + 1] == b"(":
             at += 1
-        plain = _plain(payload, at)
-        return plain[1] if plain else None
+        return _narrow(_plain(payload, at))
     at = payload.find(b"(", 4)
     if at < 0:
         return None
     while payload[at : at + 1] == b"(":
         at += 1
-    wide = _wide(payload, at, six)
-    return wide[1] if wide else None
+    return _narrow(_wide(payload, at, six))
+
+
+def _narrow(found: tuple[str, Announced] | None) -> Announced | None:
+    return found[1] if found and found[1].end - found[1].begin <= WIDEST else None
 
 
 def rewritten(payload: bytes, found: Announced, mode: str, vip: str) -> bytes:

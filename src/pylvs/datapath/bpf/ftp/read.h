@@ -11,7 +11,11 @@
 #pragma once
 
 /* How much of a segment is read; no sentence that is meant is longer. */
-enum { FTP_READ = 2048, FTP_MARGIN = 16 };
+enum {
+	FTP_READ = 2048,
+	FTP_MARGIN = 16,
+	FTP_WIDEST = 64,	/* an address and a port, in an answer */
+};
 
 /* Twice as long: what is behind a place in it may be copied as a whole. */
 struct ftp_text {
@@ -322,15 +326,16 @@ __noinline int ftp_read_client(void)
 /* What the real server says at a place, as an answer to what was asked. */
 __noinline int ftp_read_server(__u32 first, __u32 mode)
 {
+	struct ftp_reading *r = at(&ftp_readings, 0);
 	struct ftp_text *text = at(&ftp_text, 0);
 	const __u8 *c;
 
-	if (!text || first >= FTP_READ - 4)
+	if (!r || !text || first >= FTP_READ - 4)
 		return 0;
 	c = &text->byte[first];
 	if (c[0] != '2' || c[1] != '2' || c[2] != (mode == FTP_PASV ? '7' : '9') || c[3] != ' ')
 		return 0;
-	return ftp_read(first + 4, mode == FTP_EPSV, 1);
+	return ftp_read(first + 4, mode == FTP_EPSV, 1) && r->end - r->begin <= FTP_WIDEST;
 }
 
 /* Take a segment's payload into `ftp_text`. 0: there is none, or it is too long. */
