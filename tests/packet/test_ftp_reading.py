@@ -1,7 +1,5 @@
 """The packet path reads FTP as pylvs.helpers.ftp does: whatever is said, on a control connection that goes on."""
 
-from itertools import count
-
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -46,14 +44,11 @@ SERVER = st.tuples(
 ).map(lambda parts: "".join(parts).encode("latin-1", "replace"))  # fmt: skip
 
 PASV, EPSV = b"227 (1,2,3,4,200,10)\r\n", b"229 (|||00007|)\r\n"
-_sports = count(2000)
 
 
 def _control(lvs: Harness, family: Family) -> Control:
-    control = Control(lvs, family, sport=next(_sports))
-    if not list(lvs.director.services()):
-        control.serve()
-    return control.opens()
+    lvs.reset()
+    return Control(lvs, family).serve().opens()
 
 
 @FEW
