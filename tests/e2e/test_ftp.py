@@ -179,7 +179,7 @@ def direct(request: pytest.FixtureRequest, dr_with_ftp: Lab, dr: Lab, ipv6: bool
     with dr.enter("director"), Director() as director:
         _forget(director)
     if request.param == "mark":
-        dr.pylvs(["mark", "clear"])
+        dr.pylvs(["mark", "flush"])
 
 
 def test_direct_routing_with_persistence(direct: Service) -> None:
