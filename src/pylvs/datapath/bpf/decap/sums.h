@@ -80,8 +80,9 @@ static __always_inline int sum_right(struct __sk_buff *skb, const struct outer *
 		return 1;
 	if (sum_over(skb, o->sum_at, o->end, o->seed) == 0xffff)
 		return 1;
-	/* the sum of the pseudo header alone: it has never been on a wire, and a device was to do the rest */
-	if (o->protocol == IPPROTO_UDP && o->field == (__u16)o->seed)
+	/* the sum of the pseudo header alone, which GRE has none of: it has never been on a wire, and a device was to do
+	 * the rest */
+	if (o->field == (__u16)o->seed)
 		return 1;
 	return sum_awaits_inner(skb, o, in);
 }
