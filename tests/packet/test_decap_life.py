@@ -5,18 +5,22 @@ import io
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from socket import AF_PACKET, SOCK_RAW, socket
 
 import pytest
 
 from pylvs.cli import realserver
-from pylvs.datapath import bpffs, decap, loading, netlink, syscall
+from pylvs.datapath import bpffs, decap, instance, loading, netlink, syscall
 from pylvs.errors import InvalidValue
+from pylvs.ipvsadm.commands import Shell
+from pylvs.lab.waiting import wait_for
 from pylvs.realserver import TUNNELS, Decapsulation
 from support.harness import ip
 from support.packets import tcp_packet
-from support.tunnels import DIP, DIP6, RIP, RealServer, frame, gre, gue, ipip, remcsum, wrap
+from support.tunnels import DIP, DIP6, RealServer, frame, gre, gue, ipip, remcsum, wrap
 
 VIP, VIP6 = "10.99.0.1", "fd00:99::1"
 INNER, INNER6 = tcp_packet("10.1.0.1", 1025, VIP, 80, "S"), tcp_packet("fd00:1::1", 1025, VIP6, 80, "S")
@@ -54,9 +58,6 @@ def _pylvs(*words: str) -> tuple[int, str]:
 
 def _really(packets: list[bytes]) -> dict[str, int]:
     """Send packets through the cable; how many came to each end."""
-    from socket import AF_PACKET, SOCK_RAW, socket
-
-    from pylvs.lab.waiting import wait_for
 
     def counters() -> dict[str, int]:
         running = decap.find()
@@ -213,9 +214,6 @@ def test_a_director_on_the_same_host_does_not_see_the_inner_packets(
     server: RealServer, monkeypatch: pytest.MonkeyPatch, first: str, how: str
 ) -> None:
     """Whichever came first: what another director has scheduled is not scheduled again."""
-    from pylvs.director import Director
-    from pylvs.ipvsadm.commands import Shell
-
     if how == "clsact":
         monkeypatch.setattr(syscall, "link_create", _no_tcx)
     decap.stop()
@@ -229,8 +227,10 @@ def test_a_director_on_the_same_host_does_not_see_the_inner_packets(
         with decap.Decap(server._decap) as running:
             assert set(running.attached().values()) == {how}
         assert _really([ipip(INNER)] * 3)["unwrapped_ipip"] == 3
-        with Director() as director:
-            assert [service.traffic.inpkts for service in director.services()] == [0]
+        director = instance.find()
+        assert director is not None
+        assert not any(director.counters.sums(0)), "it has scheduled one"
+        director.close()
     finally:
         loading.unload()
     assert _really([ipip(INNER)]) == {"received": 1, "unwrapped_ipip": 1}, "it goes, and this stays"
@@ -243,7 +243,7 @@ def _no_tcx(*_: object) -> int:
 def test_it_is_on_all_interfaces_or_on_those_that_were_named(server: RealServer) -> None:
     ip("link add x0 type veth peer name x1\n")
     number = {one.name: one.ifindex for one in netlink.interfaces()}
-    assert _pylvs("decap")[1] == "unwraps ipip on p0, e0, x1, x0\n" or True
+    assert _pylvs("decap")[0] == 0
     with decap.Decap(server._decap) as running:
         assert set(running.attached()) == set(number.values()) - {1}
     assert _pylvs("decap", "--dev", "x1", "--dev", "e0")[0] == 0
@@ -310,8 +310,6 @@ def test_pins_of_namespaces_that_are_gone_go_with_the_next_command(server: RealS
         pytest.skip("Linux has tcx links from 6.6 on")
     child = "from pylvs.datapath import decap; decap.run(decap.Decapsulation()); print(decap._directory())"
     script = f'ip link add x0 type veth peer name x1; exec "$0" -c "{child}"'
-    import sys
-
     gone = subprocess.run(
         ["unshare", "--net", "sh", "-c", script, sys.executable], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -322,10 +320,5 @@ def test_pins_of_namespaces_that_are_gone_go_with_the_next_command(server: RealS
         server.set()
         return not os.path.exists(f"{root}/{os.path.basename(gone)}")
 
-    from pylvs.lab.waiting import wait_for
-
     wait_for(pruned, "the kernel to take the namespace down", 10)
     assert os.path.exists(server._decap)
-
-
-assert RIP

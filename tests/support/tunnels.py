@@ -67,7 +67,8 @@ def gue_of(
     """GUE with a header of one's own."""
     segment = packets.udp(40000, port, head + inner)
     if check:
-        segment = packets.with_checksum(UDP, address(DIP6 if v6 else DIP), address(RIP6 if v6 else RIP), segment)
+        src, dst = (DIP6, RIP6) if v6 else (DIP, RIP)
+        segment = packets.with_checksum(UDP, address(of_ip.get("src", src)), address(of_ip.get("dst", dst)), segment)
     return outer(inner, UDP, segment, v6, **of_ip)
 
 
@@ -84,7 +85,7 @@ def sum_place(inner: bytes) -> int:
 
 
 def pending(inner: bytes) -> bytes:
-    """The packet with the sum of the pseudo header in the place of the transport checksum: a device is to do the rest."""
+    """The packet with the sum of the pseudo header where its checksum is to be: a device would do the rest."""
     p = packets.dissect(inner)
     at = p.head + sum_place(inner)
     half = ones_sum(pseudo(address(p.src), address(p.dst), p.protocol, len(p.segment)))
