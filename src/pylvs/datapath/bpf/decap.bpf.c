@@ -22,6 +22,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define PACKET_HOST 0
+#define VLAN_ID 0x0fff
 #ifndef NULL
 #define NULL ((void *)0)
 #endif
@@ -129,7 +130,7 @@ static __always_inline int way(struct __sk_buff *skb, __u64 settings)
 	struct inner in = {};
 	int why, ecn;
 
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || (skb->vlan_present && skb->vlan_tci & VLAN_ID))	/* 0: a priority, no VLAN */
 		return DECAP_UP_OTHER_HOST;
 	why = outer_read(skb, &o, settings);
 	if (why == DECAP_UP_OTHER)
