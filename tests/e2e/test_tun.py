@@ -22,7 +22,7 @@ import pytest
 from pylvs.lab import Lab
 from pylvs.lab.lab import console_script
 from support.packets import ICMP6, mac
-from support.tunnels import frame, wrap
+from support.unwrapping import frame, wrap
 
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 _IFF_TUN, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x0002, 0x1000, 0x4000

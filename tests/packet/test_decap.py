@@ -1,6 +1,6 @@
 """Tunnel packets through the program of a real server: what comes out is the inner packet, or what came in.
 
-The topology is that of support/tunnels.py.
+The topology is that of support/unwrapping.py.
 """
 
 import json
@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import packets, tunnels
+from support import packets, unwrapping
 from support.packets import TCP, UDP, dissect, tcp_packet, wrong_sums
 from support.recordings import GOLDEN
-from support.tunnels import DIP, RIP, WRAPPINGS, RealServer, frame, gre, gue, gue_of, ipip, pending, wrap
+from support.unwrapping import DIP, RIP, WRAPPINGS, RealServer, frame, gre, gue, gue_of, ipip, pending, wrap
 
 CIP, VIP, CIP6, VIP6 = "10.1.0.1", "10.99.0.1", "fd00:1::1", "fd00:99::1"
 ECN = {"not-ect": 0, "ect1": 1, "ect0": 2, "ce": 3}
@@ -79,7 +79,7 @@ def test_what_the_kernel_sends_comes_out(server: RealServer) -> None:
     cases = json.loads((GOLDEN / "wire" / "tun.json").read_text(encoding="utf-8"))
     seen = set()
     routes = ("local 10.2.0.0/16 dev lo", "local fd00:2::/64 dev lo")  # all real servers of the recordings
-    tunnels.ip("".join(f"route add {route}\n" for route in routes))
+    unwrapping.ip("".join(f"route add {route}\n" for route in routes))
     server.set(ports={int(port) for case in cases for port in re.findall(r"--tun-port (\d+)", case["restore"])})
     for case in cases:
         for sent in case["packets"]:
@@ -95,14 +95,14 @@ def test_what_the_kernel_sends_comes_out(server: RealServer) -> None:
                 assert packet.endswith(result.packet)
                 assert _same_request(result.packet, bytes.fromhex(sent["sent"])), case["id"]
                 seen.add((case["id"], result.reason))
-    tunnels.ip("".join(f"route del {route}\n" for route in routes))
+    unwrapping.ip("".join(f"route del {route}\n" for route in routes))
     assert {name for name, _ in seen} == {case["id"] for case in cases}
     assert len({reason for _, reason in seen}) == 3
 
 
 def _is_tunnel(packet: bytes) -> bool:
     p = dissect(packet)
-    return p.protocol in (tunnels.IPIP, tunnels.IPV6, tunnels.GRE) or p.protocol == UDP
+    return p.protocol in (unwrapping.IPIP, unwrapping.IPV6, unwrapping.GRE) or p.protocol == UDP
 
 
 def _same_request(inner: bytes, sent: bytes) -> bool:
@@ -208,7 +208,7 @@ def test_remote_checksums_of_udp_are_never_zero(server: RealServer) -> None:
         inner = client(protocol=UDP, payload=struct.pack("!HH", 0xBEEF, last))
         if dissect(inner).segment[6:8] == b"\xff\xff":
             break
-    assert server.send(frame(tunnels.remcsum(inner))).packet == inner
+    assert server.send(frame(unwrapping.remcsum(inner))).packet == inner
 
 
 # ---- what is not taken ----
@@ -239,8 +239,8 @@ def test_what_is_for_others_goes_on(server: RealServer) -> None:
 
 def test_fragments_over_ipv6_are_handed_up(server: RealServer) -> None:
     inner = client()
-    head = struct.pack("!BBHI", tunnels.IPIP, 0, 1, 7)
-    packet = packets.ip(tunnels.DIP6, tunnels.RIP6, packets.FRAGMENT, head + inner, check=False)
+    head = struct.pack("!BBHI", unwrapping.IPIP, 0, 1, 7)
+    packet = packets.ip(unwrapping.DIP6, unwrapping.RIP6, packets.FRAGMENT, head + inner, check=False)
     assert server.send(frame(packet)).reason == "up_fragment"
 
 
@@ -327,7 +327,7 @@ def test_nothing_else_ever_comes_out(made: RealServer, data: st.DataObject) -> N
             changed[24:26] = struct.pack("!H", packets.checksum(bytes(changed[14:head])))
         changed = changed[: data.draw(st.integers(34 + 20 * v6, len(changed)))]
         result = made.send(bytes(changed))
-        if result.verdict != tunnels.OK:
+        if result.verdict != unwrapping.OK:
             return
         came = bytes(changed)[-len(result.frame[14:]) :]
         differing = [i for i, (a, b) in enumerate(zip(came, result.packet, strict=True)) if a != b]

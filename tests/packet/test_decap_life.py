@@ -20,7 +20,7 @@ from pylvs.lab.waiting import wait_for
 from pylvs.realserver import TUNNELS, Decapsulation
 from support.harness import ip
 from support.packets import tcp_packet
-from support.tunnels import DIP, DIP6, RealServer, frame, gre, gue, ipip, remcsum, wrap
+from support.unwrapping import DIP, DIP6, RealServer, frame, gre, gue, ipip, remcsum, wrap
 
 VIP, VIP6 = "10.99.0.1", "fd00:99::1"
 INNER, INNER6 = tcp_packet("10.1.0.1", 1025, VIP, 80, "S"), tcp_packet("fd00:1::1", 1025, VIP6, 80, "S")
