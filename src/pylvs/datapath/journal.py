@@ -113,10 +113,10 @@ class JournaledTable(ServiceTable):
         for wanted in goal.services:
             number = self.find(wanted.service)
             if number is None:
-                step = self._new(wanted, next(free_services), free_dests)
-            else:
-                kept.add(number)
-                step = self._other(wanted, number, free_dests)
+                steps.append(self._new(wanted, next(free_services), free_dests))
+                continue
+            kept.add(number)
+            step = self._other(wanted, number, free_dests)
             if step:
                 steps.append(step)
         gone = [
@@ -213,9 +213,9 @@ class JournaledTable(ServiceTable):
         back: list[int],
         fresh: bool,
     ) -> dict[str, Any]:
-        memory = self._remembered()
         return {
-            "number": number, "key": key.hex(), "made": made, "fresh": fresh, "pool": memory.pools.reserve(number, pool),
+            "number": number, "key": key.hex(), "made": made, "fresh": fresh,
+            "pool": self._remembered().pools.reserve(number, pool),
             "members": [(member.dest, local) for member, local in members], "back": back,
             "newcomers": [(dest, record.hex()) for dest, record in newcomers.items()],
             "gone": [] if fresh else sorted(self._member_dests(number) - {member.dest for member, _ in members}),

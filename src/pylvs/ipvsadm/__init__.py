@@ -6,11 +6,18 @@ commands.py  Request -> Director;  daemon.py  the part of it about sync daemons
 render.py    the listings;  order.py  their order;  names.py  their names
 save.py      -S and -R
 messages.py  the words for refusals;  help.py  those of -h
+
+Beyond the original, and only for who asks for it:
+
+documents.py what --json prints;  changes.py  what --dry-run does
+rehearse.py  --dry-run and -R --atomic;  explain.py  the sentences of --explain
 """
 
 import os
 import sys
 from typing import TextIO
+
+INTERNAL, INTERRUPTED, BROKEN_PIPE = 70, 130, 141  # exit codes that the original does not have
 
 
 def main() -> None:
@@ -31,18 +38,20 @@ def main_save() -> None:
 
 
 def main_restore() -> None:
-    """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments."""
-    raise SystemExit(_run(["-C"]) or _run(["-R"]))
+    """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments but ours."""
+    ours = [word for word in sys.argv[1:] if word in ("--atomic", "--dry-run", "--json", "--explain")]
+    if set(ours) - {"--explain"}:
+        raise SystemExit(_run(["-R", *ours], replacing=True))
+    raise SystemExit(_run(["-C", *ours]) or _run(["-R", *ours]))
 
 
-def _run(words: list[str]) -> int:
-    from pylvs.ipvsadm.messages import BROKEN_PIPE, INTERNAL, INTERRUPTED
-
+def _run(words: list[str], replacing: bool = False) -> int:
+    """Runs a command line; whatever happens, it ends in an exit code and at most a line about it."""
     try:
         from pylvs.ipvsadm.commands import Shell
 
         stdin, stdout, stderr = _streams()
-        code = Shell(stdin, stdout, stderr, permitted=os.geteuid() == 0).run(words)
+        code = Shell(stdin, stdout, stderr, permitted=os.geteuid() == 0).run(words, replacing)
         stdout.flush()
         return code
     except BrokenPipeError:
@@ -51,11 +60,15 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:  # a full disk behind stdout, or the like: nobody's bug
-        _say(f"ipvsadm: {error}")
+        _say("ipvsadm: {}", error)
         _forget_output()
         return INTERNAL
+    except MemoryError:
+        _say("ipvsadm: out of memory")
+        return INTERNAL
     except Exception as error:
-        _say(f"ipvsadm: internal error: {type(error).__name__}: {error}; please report it with the command line")
+        _say("ipvsadm: internal error: {}: {}; please report it with the command line", type(error).__name__, error)
+        _forget_output()
         return INTERNAL
 
 
@@ -71,9 +84,14 @@ def _streams() -> tuple[TextIO, TextIO, TextIO]:
     return streams[0], streams[1], streams[2]
 
 
-def _say(text: str) -> None:
+def _say(text: str, *arguments: object) -> None:
     try:
-        sys.stderr.write(text.replace("\n", " ") + "\n")
+        sys.stdout.flush()  # what was listed before it
+    except Exception:
+        pass
+    try:
+        sys.stderr.write(text.format(*arguments).replace("\n", " ") + "\n")
+        sys.stderr.flush()
     except Exception:
         pass
 
