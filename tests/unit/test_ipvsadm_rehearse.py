@@ -253,10 +253,10 @@ def test_a_plan_is_full_when_the_director_would_be() -> None:
     one, two, three = (virtual_service(fwmark=mark) for mark in (1, 2, 3))
     plan.add_service(one)
     plan.add_service(two)
-    with pytest.raises(TableFull, match="there is room for 2 services; .*--max-services"):
+    with pytest.raises(TableFull, match=r"there is room for 2 services; .*--max-services"):
         plan.add_service(three)
     plan.add_destination(one, real_server("10.2.0.1"))
-    with pytest.raises(TableFull, match="there is room for 1 real servers; .*--max-dests"):
+    with pytest.raises(TableFull, match=r"there is room for 1 real servers; .*--max-dests"):
         plan.add_destination(two, real_server("10.2.0.1"))
     plan.delete_service(one)
     plan.add_destination(two, real_server("10.2.0.1"))

@@ -31,6 +31,7 @@ from pylvs.model import RealServer, VirtualService
 
 _JOURNAL = 0xFFFFFFFE  # config.changing: what the journal says is being done
 _PAGE = 4096
+_unlink = os.unlink
 
 
 class Wanted(NamedTuple):
@@ -250,7 +251,7 @@ class JournaledTable(ServiceTable):
 
     def _forget(self) -> None:
         try:
-            os.unlink(self._path)
+            _unlink(self._path)
         except FileNotFoundError:
             pass
 
