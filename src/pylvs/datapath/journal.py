@@ -11,7 +11,6 @@ Rules of this file:
  - Whoever reads the table holds the directory `programs` meanwhile (`settled`): nobody sees it half changed.
 """
 
-import json
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from pylvs.datapath.pools import Member, Pool
 from pylvs.datapath.records import conn_flags, endpoint_of, serves, service_key
 from pylvs.datapath.services import _NUMBER, ServiceTable, _record
 from pylvs.datapath.statistics import TOTAL
-from pylvs.errors import TableFull
+from pylvs.errors import DatapathError, TableFull
 from pylvs.model import RealServer, VirtualService
 
 _JOURNAL = 0xFFFFFFFE  # config.changing: what the journal says is being done
@@ -229,6 +228,8 @@ class JournaledTable(ServiceTable):
         return f"{self._instance.path}/journal"
 
     def _write_down(self, journal: dict[str, Any]) -> None:
+        import json  # only now: a listing needs none
+
         text = json.dumps(journal, separators=(",", ":")).encode()
         self._forget()  # of one who was killed when all was done
         fd = syscall.map_create(_PAGE, -(-(len(text) + 1) // _PAGE))
@@ -240,13 +241,21 @@ class JournaledTable(ServiceTable):
             os.close(fd)
 
     def _read(self) -> dict[str, Any]:
-        fd = syscall.get(self._path)
+        import json
+
         try:
-            _, size, entries = syscall.map_size(fd)
-            with mmap.mmap(fd, size * entries) as memory:
-                journal: dict[str, Any] = json.loads(memory[:].rstrip(b"\0"))
-        finally:
-            os.close(fd)
+            fd = syscall.get(self._path)
+            try:
+                _, size, entries = syscall.map_size(fd)
+                with mmap.mmap(fd, size * entries) as memory:
+                    journal: dict[str, Any] = json.loads(memory[:].rstrip(b"\0"))
+            finally:
+                os.close(fd)
+        except (OSError, ValueError) as error:
+            raise DatapathError(
+                f"a command was killed while it replaced the table, and what it wrote down cannot be read ({error}); "
+                "start afresh: pylvs unload"
+            ) from None
         return journal
 
     def _forget(self) -> None:

@@ -15,6 +15,7 @@ rehearse.py  --dry-run and -R --atomic;  explain.py  the sentences of --explain
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 INTERNAL, INTERRUPTED, BROKEN_PIPE = 70, 130, 141  # exit codes that the original does not have
@@ -22,54 +23,65 @@ INTERNAL, INTERRUPTED, BROKEN_PIPE = 70, 130, 141  # exit codes that the origina
 
 def main() -> None:
     """The `ipvsadm` command."""
-    raise SystemExit(_run(sys.argv[1:]))
+    raise SystemExit(_guarded(lambda: _run(sys.argv[1:])))
 
 
 def main_save() -> None:
     """The `ipvsadm-save` command."""
-    from pylvs.ipvsadm.help import SAVE_USAGE
-    from pylvs.ipvsadm.save import save_command
-
-    words = save_command(sys.argv[1:])
-    if words is None:
-        sys.stderr.write(SAVE_USAGE)
-        raise SystemExit(1)
-    raise SystemExit(_run(words))
+    raise SystemExit(_guarded(lambda: _save(sys.argv[1:])))
 
 
 def main_restore() -> None:
     """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments but ours."""
-    ours = [word for word in sys.argv[1:] if word in ("--atomic", "--dry-run", "--json", "--explain")]
-    if set(ours) - {"--explain"}:
-        raise SystemExit(_run(["-R", *ours], replacing=True))
-    raise SystemExit(_run(["-C", *ours]) or _run(["-R", *ours]))
+    raise SystemExit(_guarded(lambda: _restore(sys.argv[1:])))
 
 
 def _run(words: list[str], replacing: bool = False) -> int:
-    """Runs a command line; whatever happens, it ends in an exit code and at most a line about it."""
-    try:
-        from pylvs.ipvsadm.commands import Shell
+    from pylvs.ipvsadm.commands import Shell
 
-        stdin, stdout, stderr = _streams()
-        code = Shell(stdin, stdout, stderr, permitted=os.geteuid() == 0).run(words, replacing)
-        stdout.flush()
-        return code
+    stdin, stdout, stderr = _streams()
+    code = Shell(stdin, stdout, stderr, permitted=os.geteuid() == 0).run(words, replacing)
+    stdout.flush()
+    return code
+
+
+def _save(words: list[str]) -> int:
+    from pylvs.ipvsadm.help import SAVE_USAGE
+    from pylvs.ipvsadm.save import save_command
+
+    command = save_command(words)
+    if command is None:
+        sys.stderr.write(SAVE_USAGE)
+        return 1
+    return _run(command)
+
+
+def _restore(words: list[str]) -> int:
+    ours = [word for word in words if word in ("--atomic", "--dry-run", "--json", "--explain")]
+    if set(ours) - {"--explain"}:
+        return _run(["-R", *ours], replacing=True)
+    return _run(["-C", *ours]) or _run(["-R", *ours])
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Runs a command; whatever happens, it ends in an exit code and at most a line about it."""
+    try:
+        code = work()
     except BrokenPipeError:
-        _forget_output()
-        return BROKEN_PIPE
+        code = BROKEN_PIPE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
     except OSError as error:  # a full disk behind stdout, or the like: nobody's bug
         _say("ipvsadm: {}", error)
-        _forget_output()
-        return INTERNAL
+        code = INTERNAL
     except MemoryError:
         _say("ipvsadm: out of memory")
-        return INTERNAL
+        code = INTERNAL
     except Exception as error:
         _say("ipvsadm: internal error: {}: {}; please report it with the command line", type(error).__name__, error)
-        _forget_output()
-        return INTERNAL
+        code = INTERNAL
+    _forget_output()
+    return code
 
 
 def _streams() -> tuple[TextIO, TextIO, TextIO]:
@@ -98,7 +110,12 @@ def _say(text: str, *arguments: object) -> None:
 
 def _forget_output() -> None:
     """Keeps the interpreter from complaining at its end that it cannot write what is still buffered."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError:
-        pass
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception:
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            except OSError:
+                pass

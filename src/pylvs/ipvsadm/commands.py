@@ -176,7 +176,12 @@ class Shell:
             self.stdout.write("\n".join(batch))
 
     def complain(self, text: str) -> None:
-        self.stderr.write(text + "\n")
+        try:
+            self.stderr.write(text + "\n")
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # nobody can be told; what was done stays done, and the exit code tells
 
 
 def service_of(request: Request) -> VirtualService:

@@ -86,13 +86,13 @@ class Names:
 
     Args:
         numeric: show no names.
-        budget: seconds that all host names together may take.
+        budget: seconds that all host names together may take; None: `BUDGET`.
     """
 
-    def __init__(self, resolver: Resolver | None = None, numeric: bool = False, budget: float = BUDGET):
+    def __init__(self, resolver: Resolver | None = None, numeric: bool = False, budget: float | None = None):
         self._resolver = resolver or Resolver()
         self.numeric = numeric
-        self._budget = budget
+        self._budget = BUDGET if budget is None else budget
         self._hosts: dict[str, str] = {}
         self._services: dict[tuple[int, int], str] = {}
         self._deadline: float | None = None
