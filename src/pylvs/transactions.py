@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from pylvs.plan import Checks, Plan
-
 if TYPE_CHECKING:
     from pylvs.datapath.instance import Instance
     from pylvs.datapath.journal import JournaledTable
     from pylvs.model import Connection, RealServer, Service, Timeouts, VirtualService
+    from pylvs.plan import Checks, Plan
 
 
 class Transactions:
@@ -26,13 +25,15 @@ class Transactions:
         def timeouts(self) -> "Timeouts": ...
         def connections(self) -> Iterator["Connection"]: ...
 
-    def rehearsal(self) -> Plan:
+    def rehearsal(self) -> "Plan":
         """A copy of the table that takes this director's calls with the same checks. It changes nothing, loads nothing
         and holds no lock."""
+        from pylvs.plan import Plan  # only now: a listing needs none
+
         return Plan(self.services(), self.timeouts(), self._checks(), self.table_size, self.connections)
 
     @contextmanager
-    def transaction(self) -> Iterator[Plan]:
+    def transaction(self) -> Iterator["Plan"]:
         """Many changes, all or none of them.
 
             with director.transaction() as table:
@@ -67,7 +68,7 @@ class Transactions:
             self._switch(table, plan)
 
     @staticmethod
-    def _is_changed(plan: Plan, services: tuple["Service", ...], timeouts: "Timeouts") -> bool:
+    def _is_changed(plan: "Plan", services: tuple["Service", ...], timeouts: "Timeouts") -> bool:
         return tuple(plan.services()) != services or plan.timeouts() != timeouts
 
     @staticmethod
@@ -77,7 +78,7 @@ class Transactions:
         if any(True for _ in table.numbers()):
             raise DatapathError("another command has just made services here; nothing was changed: try again")
 
-    def _switch(self, table: "JournaledTable", plan: Plan) -> None:
+    def _switch(self, table: "JournaledTable", plan: "Plan") -> None:
         from pylvs.datapath.journal import Goal, Wanted
 
         assert self._instance is not None
@@ -94,11 +95,12 @@ class Transactions:
                 present[place] = seconds * 1000
         return present
 
-    def _checks(self) -> Checks:
+    def _checks(self) -> "Checks":
         from pylvs import schedulers
         from pylvs.datapath import loading
         from pylvs.datapath.records import pack_options
         from pylvs.director import _check_server, _is_local
+        from pylvs.plan import Checks
 
         def service(wanted: "VirtualService") -> None:
             schedulers.find(wanted.scheduler)
