@@ -133,8 +133,8 @@ def test_what_is_in_both_tables_stays(lvs: Harness) -> None:
     assert [(d.server.address, d.server.weight) for d in web.destinations] == [
         ("10.2.0.1", 2), ("10.2.0.3", 2), ("10.2.0.4", 2)
     ]  # fmt: skip
-    assert web.stats == was.stats and web.stats.conns > 0
-    assert web.destinations[0].stats == was.destinations[-1].stats
+    assert web.stats[:5] == was.stats[:5] and web.stats.conns > 0
+    assert web.destinations[0].stats[:5] == was.destinations[-1].stats[:5]
     assert talk.asks("A").reason == "forwarded_nat_request" and talk.answers("A").reason == "forwarded_nat_reply"
     assert {n: lvs.number_of(SAFE, f"10.2.0.{n}", 8080) for n in (1, 2, 3)} == numbers
     assert {sticky.from_port(sport).asks("S").packet.dst for sport in range(2000, 2006)} == {first}

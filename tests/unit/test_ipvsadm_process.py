@@ -152,19 +152,24 @@ def test_whatever_encoding(variables: dict[str, str]) -> None:
         assert (done.returncode, done.stderr) == (2, b"invalid timeout value `\xff\xc3\xe4' specified\n")
 
 
+REHEARSING = (
+    DIRECTOR.replace("def flush(self): pass", "def flush(self): print('flush')")
+    + """
+    def timeouts(self): return Timeouts(1, 2, 3)
+    def rehearsal(self):
+        from pylvs.plan import Checks, Plan
+        check = lambda *_: False
+        return Plan([], self.timeouts(), Checks(check, check, check, 9, 9))
+    def transaction(self):
+        from contextlib import nullcontext
+        return nullcontext(self.rehearsal())
+"""
+)
+
+
 @pytest.mark.parametrize("options", [[], ["--explain"], ["--atomic"], ["--dry-run"]])
 def test_long_lines_and_long_words(options: list[str]) -> None:
     """In a restore; the original's message has the whole word, what we add does not."""
-    rehearsing = DIRECTOR + (
-        "    def timeouts(self): return Timeouts(1, 2, 3)\n"
-        "    def rehearsal(self):\n"
-        "        from pylvs.plan import Checks, Plan\n"
-        "        check = lambda *_: False\n"
-        "        return Plan([], self.timeouts(), Checks(check, check, check, 9, 9))\n"
-        "    def transaction(self):\n"
-        "        from contextlib import nullcontext\n"
-        "        return nullcontext(self.rehearsal())\n"
-    )
     size = 1 << 20 if options == ["--explain"] else 1 << 14
     words, word = b"-A -f 1 " * (size // 8), b"9" * size
     for rules, message in (
@@ -172,10 +177,37 @@ def test_long_lines_and_long_words(options: list[str]) -> None:
         (b"-A -f " + word, b"invalid fwmark value `" + word + b"' specified\n"),
         (b"-A -f 1" + b" " * size + word, b"unexpected argument " + word + b"\n"),
     ):
-        done = process("-R", *options, input=rules, director=rehearsing)
+        done = process("-R", *options, input=rules, director=REHEARSING)
         assert done.returncode == 2
         assert done.stderr.startswith(message)
         assert len(done.stderr) < len(message) + 1000
+
+
+def test_options_of_the_restore_command() -> None:
+    """Those of ours; it takes no notice of others. Nothing is emptied before the rest has been checked."""
+    rules = b"-A -f 1\n-A -f 1\n"
+    answers = {
+        "whatever": (255, b"flush\nfirewall mark 1\nfirewall mark 1\n", b""),
+        "--dry-run": (255, b"-A -f 1 -s wlc\n", b"Service already exists\nline 2: -A -f 1\n"),
+        "--atomic": (255, b"", b"Service already exists\nline 2: -A -f 1\nnothing was changed\n"),
+        "--json": (2, b"", b"You need to supply the 'dry-run' option for 'json' with the 'restore' command\n"),
+    }
+    for word, (code, out, err) in answers.items():
+        done = process(word, "x", director=REHEARSING, entry="main_restore", input=rules)
+        assert (done.stdout, done.stderr) == (out, err)
+        assert done.returncode == (0 if word == "whatever" else code)
+    done = process("--explain", director=REHEARSING, entry="main_restore", input=b"-A -f x\n")
+    assert done.stdout == b"flush\n" and b"\nline 1: -A -f x\n'x' is not a whole number" in done.stderr
+    done = process("--dry-run", "--json", director=REHEARSING, entry="main_restore", input=b"-A -f 1\n")
+    assert done.stdout.startswith(b'{"version":1,"kind":"changes"')
+
+
+def test_help_says_what_is_ours_and_h_does_not() -> None:
+    brief, long = process("-h").stdout, process("--help").stdout
+    assert long.startswith(brief)
+    for option in (b"--json", b"--atomic", b"--dry-run", b"--explain"):
+        assert option in long.removeprefix(brief)
+        assert option not in brief
 
 
 def test_a_long_restore() -> None:

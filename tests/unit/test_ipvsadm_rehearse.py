@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fuzz.test_cli import COMMANDS, lines, table, tables
 from pylvs.errors import NotPermitted, TableFull
 from pylvs.ipvsadm.commands import Shell
+from pylvs.ipvsadm.explain import given as given_options
 from pylvs.model import Stats, real_server, virtual_service
 from pylvs.plan import Checks, Plan
 from support.fake_director import FakeDirector
@@ -224,6 +225,35 @@ def test_who_may_not_may_not_rehearse() -> None:
         err = io.StringIO()
         assert Shell((), io.StringIO(), err, forbidden).run(line.split()) == 2
         assert err.getvalue().startswith("Can't initialize ipvs: Permission denied")
+
+
+# ---- both -----------------------------------------------------------------------------------------------------------
+
+
+def _with_ours(parts: tuple[list[str], list[tuple[int, str]]]) -> list[str]:
+    line, ours = list(parts[0]), parts[1]
+    for place, word in ours:
+        line.insert(place, word)
+    return line
+
+
+ours = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from(["--json", "--atomic", "--dry-run", "--explain"])), max_size=3
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(st.one_of(changing, lines), ours).map(_with_ours), tables(), st.booleans())
+def test_any_command_line_with_our_options_has_an_answer(line: list[str], rules: str, replacing: bool) -> None:
+    director = with_table(WEB)
+    was = table(director)
+    line = [word.replace("\0", "") for word in line]
+    code, _, err = ipvsadm(director, line, rules, replacing)
+    assert code in (0, 1, 2, 255)
+    assert bool(err) >= (code != 0)
+    options = {name for name, _ in given_options(line)}
+    if "dry-run" in options or ("atomic" in options and code):
+        assert table(director) == was
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from pylvs import schedulers
 from pylvs.datapath import _layout, bpffs, limits, pools, speakers, syscall
 from pylvs.datapath.layout import SERVICE
 from pylvs.datapath.pools import Member, Pool
-from pylvs.datapath.records import conn_flags, endpoint_of, serves, service_key
-from pylvs.datapath.services import _NUMBER, ServiceTable, _record
+from pylvs.datapath.records import endpoint_of, serves, service_key
+from pylvs.datapath.services import _NUMBER, ServiceTable, _member, _record
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import DatapathError, TableFull
 from pylvs.model import RealServer, VirtualService
@@ -198,8 +198,7 @@ class JournaledTable(ServiceTable):
             else:
                 local = is_local
             last = server.weight or (before[dest].last_weight if dest in before else 0)
-            member = Member(dest, server.weight, conn_flags(server.method), last, server.upper, server.lower)
-            members.append((member, local))
+            members.append((_member(dest, server, last), local))
         return members, newcomers, back
 
     def _step(
@@ -216,7 +215,7 @@ class JournaledTable(ServiceTable):
         return {
             "number": number, "key": key.hex(), "made": made, "fresh": fresh,
             "pool": self._remembered().pools.reserve(number, pool),
-            "members": [(member.dest, local) for member, local in members], "back": back,
+            "local": [local for _, local in members], "back": back,
             "newcomers": [(dest, record.hex()) for dest, record in newcomers.items()],
             "gone": [] if fresh else sorted(self._member_dests(number) - {member.dest for member, _ in members}),
         }  # fmt: skip
@@ -317,8 +316,8 @@ class JournaledTable(ServiceTable):
             for dest in step["back"]:
                 if instance.dests.get(dest, "service_made") != made:
                     self._come_back(dest, number, made)
-            for dest, local in step["members"]:
-                limits.make_available(instance, dest, local)
+            for member, local in zip(members, step["local"], strict=True):
+                limits.make_available(instance, member.dest, local)
             memory.pools.swap(number, step["pool"])
             if step["fresh"]:
                 for member in members:

@@ -67,7 +67,8 @@ def _steps(shell: "Shell") -> list[Step]:
     steps: list[Step] = []
     for text in save.lines(shell.stdin):
         try:
-            steps.append((shell.parse(text.words, True), text))
+            request = shell.parse(text.words, True)
+            steps.append((request, text._replace(words=[])))  # a hundred thousand lines may follow
         except (Refused, Exit) as fault:
             if isinstance(fault, Exit) and not fault.error:
                 fault = misuse("this would end the restore here, and has no place in an atomic one")
@@ -85,7 +86,7 @@ def _play(shell: "Shell", steps: list[Step]) -> int:
             shell.obey(step)
         except (Refused, Exit) as fault:
             try:
-                code = shell.report(fault, text.words, text)
+                code = shell.report(fault, save.words(text.text), text)
             except Exit as end:
                 code = end.code or MISUSE
             shell.complain("nothing was changed")
