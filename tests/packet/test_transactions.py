@@ -447,3 +447,40 @@ def test_who_waits_for_input_holds_no_lock(lvs: Harness) -> None:
 
     assert Shell(stream(), io.StringIO(), io.StringIO()).run(["-R", "--atomic"]) == 0
     assert [entry.service.fwmark for entry in lvs.director.services()] == [1]
+
+
+def test_a_journal_that_cannot_be_read_is_said_in_a_line(lvs: Harness) -> None:
+    _fill(lvs)
+    lvs.configure(changing=0xFFFFFFFE)
+    try:
+        for words in (["-Ln"], ["-A", "-f", "1"], ["-R", "--atomic"], ["-R", "--dry-run"]):
+            err = io.StringIO()
+            assert Shell(io.StringIO("-A -f 1\n"), io.StringIO(), err).run(words) == 255
+            assert err.getvalue().startswith("ipvsadm: a command was killed while it replaced the table")
+            assert "pylvs unload" in err.getvalue() and err.getvalue().count("\n") == 1
+    finally:
+        lvs.configure(changing=0)
+
+
+def test_a_journal_of_one_who_was_killed_before_it_was_decided_counts_for_nothing(lvs: Harness) -> None:
+    """Not even when the next command is killed in the middle of something else."""
+    _fill(lvs)
+    old = _listing(lvs.director)
+
+    def stops(director: Director) -> None:
+        def store(table: journal.JournaledTable, text: dict[str, Any]) -> None:
+            write(table, text)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        write = journal.JournaledTable._write_down
+        journal.JournaledTable._write_down = store  # type: ignore[method-assign]
+        _transact(director)
+
+    assert _in_child(_dying_at(1 << 30, stops)) == -signal.SIGKILL
+    assert os.path.exists(f"{lvs.instance.path}/journal")
+    for store in range(1, 12):
+        _in_child(_dying_at(store, lambda director: director.edit_destination(WEB, _server(1, 5))))
+        lvs.reopen()
+        lvs.director.edit_destination(WEB, _server(1, 1))
+        assert _listing(lvs.director) == old
+        _is_tidy(lvs)
