@@ -41,7 +41,21 @@ IPV6 = (
 )
 PORTS = (
     *("80", "80", "80", "443", "8080", "53", "0", "1", "65535", "65536", "-1", "+80", " 80", "80 ", "080", "0x50"),
-    *("http", "https", "domain", "HTTP", "http ", "ssh", "no-such", "", "9" * 100, "80:90", "*", "\udcff", "4294967376"),
+    *(
+        "http",
+        "https",
+        "domain",
+        "HTTP",
+        "http ",
+        "ssh",
+        "no-such",
+        "",
+        "9" * 100,
+        "80:90",
+        "*",
+        "\udcff",
+        "4294967376",
+    ),
 )
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")
 FLAGS = (
@@ -55,9 +69,36 @@ MASKS = (
     *("9" * 30, "4294967297", "4294967360", " 64", "+64"),
 )
 TYPES = ("ipip", "gue", "gre", "IPIP", "vxlan", "", "gu", "ipip ")
-GROUPS = ("224.0.0.81", "239.1.2.3", "240.0.0.1", "10.0.0.1", "ff02::1", "ff0e::81", "FF02::0:1", "fe80::1", "[ff02::1]")
+GROUPS = (
+    "224.0.0.81",
+    "239.1.2.3",
+    "240.0.0.1",
+    "10.0.0.1",
+    "ff02::1",
+    "ff0e::81",
+    "FF02::0:1",
+    "fe80::1",
+    "[ff02::1]",
+)
 GROUPS += ("", "x", "vip1", "224.0.0", "224.1", "ff02::1%lo", "::", "223.255.255.255", "ff02::224.0.0.1", "ff02:1")
-WORDS = ("-", "--", "---", "x", "", "ipvsadm", "-t", "--", "rr", "-q", "--nothing", "-Lnz", "\udce4\udcf6", "ü", "=", "-=")
+WORDS = (
+    "-",
+    "--",
+    "---",
+    "x",
+    "",
+    "ipvsadm",
+    "-t",
+    "--",
+    "rr",
+    "-q",
+    "--nothing",
+    "-Lnz",
+    "\udce4\udcf6",
+    "ü",
+    "=",
+    "-=",
+)
 
 # A table for commands to meet; restored before each case.
 TABLE = """\
@@ -142,7 +183,9 @@ class Draw:
 
     def persistent(self) -> list[str]:
         number = self.number()
-        return self.pick([["-p"], ["-p", number], ["-p" + number], ["--persistent=" + number], ["--persistent", number]])
+        return self.pick(
+            [["-p"], ["-p", number], ["-p" + number], ["--persistent=" + number], ["--persistent", number]]
+        )
 
     def server_option(self) -> list[str]:
         return self.pick(
@@ -173,12 +216,16 @@ class Draw:
             [
                 lambda: self.spell("--mcast-interface", self.pick(["lo", "lo", "lo", "eth9", "", "l" * 20, "lo\t"])),
                 lambda: self.spell("--mcast-group", self.pick(GROUPS)),
-                lambda: self.spell(self.pick(["--syncid", "--sync-maxlen", "--mcast-port", "--mcast-ttl"]), self.number()),
+                lambda: self.spell(
+                    self.pick(["--syncid", "--sync-maxlen", "--mcast-port", "--mcast-ttl"]), self.number()
+                ),
             ]
         )()
 
     def any_option(self) -> list[str]:
-        return self.pick([self.service_option, self.server_option, self.list_option, self.daemon_option, self.service])()
+        return self.pick(
+            [self.service_option, self.server_option, self.list_option, self.daemon_option, self.service]
+        )()
 
     def several(self, option: Callable[[], list[str]], most: int) -> list[list[str]]:
         return [option() for _ in range(self._random.randint(0, most))]
@@ -204,7 +251,9 @@ class Draw:
         elif kind == "?":
             parts = self.several(self.any_option, 3)
         if kind in "?*#":
-            first = {"*": ["--set"], "#": self.daemon(), "?": [self.pick(["-l", "-h", "-v", "--version", "-C", "-R"])]}[kind]
+            first = {"*": ["--set"], "#": self.daemon(), "?": [self.pick(["-l", "-h", "-v", "--version", "-C", "-R"])]}[
+                kind
+            ]
             if kind == "*":
                 parts = [[self.number() for _ in range(self.pick([2, 3, 3, 3, 3, 3, 4]))]]
             elif kind == "#":
@@ -228,7 +277,9 @@ class Draw:
         return self.bundled(words)
 
     def daemon(self) -> list[str]:
-        return self.spell(self.pick(["--start-daemon", "--stop-daemon"]), self.pick(["master", "backup", "backup", "x", ""]))
+        return self.spell(
+            self.pick(["--start-daemon", "--stop-daemon"]), self.pick(["master", "backup", "backup", "x", ""])
+        )
 
     def bundled(self, words: list[str]) -> list[str]:
         """Some single letters become one word, as in -Ln and -At."""
