@@ -22,6 +22,7 @@ ALIASES = {
     "ip6-localhost": "127.0.0.1",  # the C library gives the IPv4 address of this machine for ::1
 }
 SERVICES = {
+    ("tcp", 1): "tcpmux",
     ("tcp", 7): "echo",
     ("tcp", 22): "ssh",
     ("udp", 7): "echo",
@@ -33,6 +34,8 @@ SERVICES = {
     ("tcp", 443): "https",
     ("udp", 443): "https",
     ("tcp", 2000): "cisco-sccp",
+    ("tcp", 4711): "a-service-name-of-some-length-indeed",
+    ("sctp", 4712): "x",
     ("tcp", 5060): "sip",
     ("udp", 5060): "sip",
     ("tcp", 5353): "mdns",

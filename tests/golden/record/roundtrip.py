@@ -10,49 +10,65 @@ from pylvs.ipvsadm.order import sorted_services
 from support.fake_director import FakeDirector
 
 KINDS = ("", " --stats --exact", " --thresholds", " --persistent-conn", " --tun-info")
-SMALLEST = 3  # rules
+DRAWN, LONGEST = 12, 10
 
 
 def cases(count: int) -> list[dict[str, Any]]:
     """Each table is restored as it was drawn, and then as pylvs saves it; the kinds of listings take turns."""
-    found: list[dict[str, Any]] = []
+    found = []
+    for number in range(count):
+        rules = drawn_table(number, tunnels=number % 2 > 0)
+        director = FakeDirector()
+        run(director, ["-R"], rules)
+        saved = run(director, ["-S", "-n"])[1]
+        kind = KINDS[number % len(KINDS)]
+        listing, save = {"cmd": f"ipvsadm -Ln{kind}"}, {"cmd": "ipvsadm -Sn"}
+        drawn, ours = ({"cmd": "ipvsadm -R", "stdin": text} for text in (rules, saved))
+        steps = [drawn, listing, save, {"cmd": "ipvsadm -C"}, ours, listing, save]
+        found.append({"id": f"table-{number:03}", "steps": steps})
+    return found
 
-    @seed(0)
+
+def drawn_table(number: int, tunnels: bool) -> str:
+    """The longest of some tables that the strategies draw from one seed, as its neighbours are much alike."""
+    drawn: list[str] = []
+
+    @seed(number)
     @settings(
-        max_examples=2 * count, database=None, deadline=None, phases=[Phase.generate],
+        max_examples=DRAWN, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(tables())
     def collect(rules: str) -> None:
+        if not tunnels:
+            rules = "".join(line for line in rules.splitlines(keepends=True) if " -i" not in line)
         director = FakeDirector()
         run(director, ["-R"], rules)
         services = list(director.services())
-        if len(found) == count or rules.count("\n") < SMALLEST:
-            return
-        if sorted_services(services) != sorted_services(services[::-1]):
-            return  # addresses in a circle (order.py): nobody knows in which order the original meets them
-        saved = run(director, ["-S", "-n"])[1]
-        kind = KINDS[len(found) % len(KINDS)]
-        listing, save = {"cmd": f"ipvsadm -Ln{kind}"}, {"cmd": "ipvsadm -Sn"}
-        drawn, ours = ({"cmd": "ipvsadm -R", "stdin": text} for text in (rules, saved))
-        steps = [drawn, listing, save, {"cmd": "ipvsadm -C"}, ours, listing, save]
-        found.append({"id": f"table-{len(found):03}", "steps": steps})
+        # In a circle of addresses (order.py) nobody knows in which order the original meets them.
+        if rules.count("\n") <= LONGEST and sorted_services(services) == sorted_services(services[::-1]):
+            drawn.append(rules)
 
     collect()
-    return found
+    return max(drawn, key=lambda rules: rules.count("\n"))
 
 
 def kept(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The original's answers without what is the same twice: what it was given, listed and saved.
 
+    Real servers in a circle (order.py) come in another order after they were saved in it: such tables are not kept.
+
     Raises:
         ValueError: it did not take what pylvs saves, or made something else of it.
     """
-    tables = []
+    tables: list[dict[str, Any]] = []
     for case in answers:
         drawn, listing, saved, _, ours, again, saved_again = case["steps"]
-        if (ours["rc"], ours["stderr"], saved_again) != (0, "", saved):
+        lines, lines_again = (sorted(step["stdout"].splitlines()) for step in (saved, saved_again))
+        if (ours["rc"], ours["stderr"], lines_again) != (0, "", lines):
             raise ValueError(f"{case['id']}: the original does not make the same of what pylvs saves")
+        if saved_again != saved:
+            continue
         if again != listing and "--thresholds" not in listing["cmd"]:  # which are not saved
             raise ValueError(f"{case['id']}: the original lists something else after it restored what pylvs saved")
         command = listing["cmd"].removeprefix("ipvsadm ")
