@@ -19,6 +19,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import pylvs
 from bench import administration
 from bench.report import save
 from pylvs.datapath import loading
@@ -73,6 +74,7 @@ def _here(numbers: list[str], scratch: str) -> Times | None:
             if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "no network namespace: are you root?")
             os.chdir(scratch)
+            os.environ["PYTHONPATH"] = str(Path(pylvs.__file__).parents[1])
             # As installed: compiled once, wherever the sources are and whatever this environment says about bytecode.
             os.environ["PYTHONPYCACHEPREFIX"] = f"{scratch}/pycache"
             os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
