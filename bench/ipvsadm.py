@@ -3,8 +3,9 @@
     python -m bench ipvsadm [--services N] [--servers N]
     PYLVS_GUEST=/path/to/runner python -m bench ipvsadm
 
-Processor time, the kernel's for the command among it. The runner is that of tests/kernel61: it runs a script in a virtual machine. Such a machine may be much slower than this
-one, so what counts is how often an invocation with nothing to list fits into the time, in each place.
+Processor time, the kernel's for the command among it. The runner is that of tests/kernel61: it runs a script in a
+virtual machine. Such a machine may be much slower than this one, so what counts is how often an invocation with nothing
+to list fits into the time, in each place.
 """
 
 import argparse
@@ -50,7 +51,10 @@ def main(argv: list[str]) -> int:
 
 def table(ours: Times, theirs: Times) -> str:
     """Medians in milliseconds, and in invocations with nothing to list."""
-    lines = ["| | CPU ms | invocations | the original: CPU ms, in its machine | invocations |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| | CPU ms | invocations | the original: CPU ms, in its machine | invocations |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for what in ours:
         cells = [cell for times in (ours, theirs) for cell in _cells(times, what)]
         lines.append(f"| {what} | " + " | ".join(cells) + " |")

@@ -1,10 +1,10 @@
 """New questions to the original ipvsadm, and its answers compared: see README.md, "Recording".
 
-    cd tests; PYTHONPATH=../src python -m golden.record draw SEED COUNT CASES.json
-    PYTHONPATH=../src python -m golden.record tables COUNT CASES.json
-    (guest.py CASES.json ANSWERS.json, where the original is)
-    PYTHONPATH=../src python -m golden.record compare ANSWERS.json
-    PYTHONPATH=../src python -m golden.record keep ANSWERS.json TABLES.json
+cd tests; PYTHONPATH=../src python -m golden.record draw SEED COUNT CASES.json
+PYTHONPATH=../src python -m golden.record tables COUNT CASES.json
+(guest.py CASES.json ANSWERS.json, where the original is)
+PYTHONPATH=../src python -m golden.record compare ANSWERS.json
+PYTHONPATH=../src python -m golden.record keep ANSWERS.json TABLES.json
 """
 
 import json

@@ -4,7 +4,6 @@ from itertools import combinations
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 from fuzz.test_cli import run, tables
 from pylvs.ipvsadm.order import sorted_services
