@@ -1,11 +1,11 @@
 """FTP with a real server (vsftpd) and real clients (ftplib, curl), in all its modes.
 
-    nat:  client ------------ director --+-- rs1, rs2       -m: the helper reads along, and rewrites
-    dr:   client -- router --+-- director                   -g: persistence leads data where the control connection is
-                             +-- rs1, rs2
+nat:  client ------------ director --+-- rs1, rs2       -m: the helper reads along, and rewrites
+dr:   client -- router --+-- director                   -g: persistence leads data where the control connection is
+                         +-- rs1, rs2
 
-    active:   PORT, EPRT: the real server opens the connection for data, from the VIP's port 20
-    passive:  PASV, EPSV: the client opens it, to the VIP's port that the real server names
+active:   PORT, EPRT: the real server opens the connection for data, from the VIP's port 20
+passive:  PASV, EPSV: the client opens it, to the VIP's port that the real server names
 """
 
 import sys

@@ -146,5 +146,15 @@ def test_packets(lvs: Harness, case: Case) -> None:
 def test_what_is_played() -> None:
     groups = ("nat", "dr", "refuse", "frag", "icmp", "sctp", "ipsec", "fwmark", "ftp")
     counts = {name: sum(case["group"] == name for case in PLAYED) for name in groups}
-    assert counts == {"nat": 9, "dr": 4, "refuse": 10, "frag": 2, "icmp": 7, "sctp": 10, "ipsec": 8, "fwmark": 1, "ftp": 4}
+    assert counts == {
+        "nat": 9,
+        "dr": 4,
+        "refuse": 10,
+        "frag": 2,
+        "icmp": 7,
+        "sctp": 10,
+        "ipsec": 8,
+        "fwmark": 1,
+        "ftp": 4,
+    }
     assert set(LATER) <= {case["id"] for case in PLAYED}

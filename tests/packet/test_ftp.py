@@ -135,8 +135,15 @@ def test_two_real_servers_announce_the_same_port(lvs: Harness, family: Family) -
 PORT = {4: b"PORT 10,1,0,1,200,11\r\n", 6: b"EPRT |2|fd00:1::1|51211|\r\n"}
 
 
-@pytest.mark.parametrize("word", [b"PORT 10,1,0,1,200,11\r\n", b"port   10,1,0,1,200,11 \r\n", b"EPRT |1|10.1.0.1|51211|\r\n",
-                                  b"Eprt !2!fd00:1:0::1!51211!\r\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "word",
+    [
+        b"PORT 10,1,0,1,200,11\r\n",
+        b"port   10,1,0,1,200,11 \r\n",
+        b"EPRT |1|10.1.0.1|51211|\r\n",
+        b"Eprt !2!fd00:1:0::1!51211!\r\n",
+    ],
+)
 def test_the_real_server_comes(lvs: Harness, word: bytes) -> None:
     control = Control(lvs, IPV6 if b"!2!" in word else IPV4).serve().opens()
     assert control.says(word) == word, "nothing is rewritten"

@@ -12,7 +12,9 @@ from support.talk import Family
 FEW = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-_numbers = st.lists(st.sampled_from(["0", "1", "10", "255", "256", "007", "", "99999999999", "x"]), min_size=4, max_size=7)
+_numbers = st.lists(
+    st.sampled_from(["0", "1", "10", "255", "256", "007", "", "99999999999", "x"]), min_size=4, max_size=7
+)
 _plain = st.one_of(_numbers.map(",".join), st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
     lambda numbers: ",".join(map(str, numbers))))  # fmt: skip
 _addresses = st.one_of(
@@ -39,8 +41,8 @@ CLIENT = st.one_of(
     st.text(max_size=40),
 ).map(lambda text: text.encode("latin-1", "replace"))  # fmt: skip
 SERVER = st.tuples(
-    st.sampled_from(["227 ", "229 ", "227-", "226 ", "229"]), _noise, st.sampled_from(["(", "((", "", "Mode ("]), _announced,
-    _noise, st.sampled_from([")\r\n", ".\r\n", ""]),
+    st.sampled_from(["227 ", "229 ", "227-", "226 ", "229"]), _noise, st.sampled_from(["(", "((", "", "Mode ("]),
+    _announced, _noise, st.sampled_from([")\r\n", ".\r\n", ""]),
 ).map(lambda parts: "".join(parts).encode("latin-1", "replace"))  # fmt: skip
 
 PASV, EPSV = b"227 (1,2,3,4,200,10)\r\n", b"229 (|||00007|)\r\n"
@@ -57,7 +59,8 @@ def _control(lvs: Harness, family: Family) -> Control:
     [
         b"EPRT |2|%s|9|\r\n" % address
         for address in (
-            b"1:2:3:4:5:6:7:8", b"1:2:3:4:5:6:7::", b"::2:3:4:5:6:7:8", b"1::3:4:5:6:7:8", b":1::2", b"1:::2", b"::", b"1::2:",
+            b"1:2:3:4:5:6:7:8", b"1:2:3:4:5:6:7::", b"::2:3:4:5:6:7:8", b"1::3:4:5:6:7:8", b":1::2", b"1:::2",
+            b"::", b"1::2:",
         )
     ]
 )  # fmt: skip

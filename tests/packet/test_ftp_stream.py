@@ -103,7 +103,7 @@ def _edges(result: Result) -> list[int]:
 @pytest.mark.parametrize("padding", [b"\1\1", b"\1", b"", b"\1\1\x08\x0a" + bytes(8) + b"\1\1"])
 @pytest.mark.parametrize("both", [LONGER, SHORTER], ids=["longer", "shorter"])
 def test_selective_acknowledgements(control: Control, both: tuple[bytes, bytes], padding: bytes) -> None:
-    """A client that misses the answer, and has what comes after it: edges are numbers like others, wherever they are."""
+    """A client that misses the answer, and has what comes after it: edges are numbers, wherever they stand."""
     asks_and_hears(control, both)
     blocks = [(0, 10), (20, 30), (40, 50)][: 3 if len(padding) < 9 else 2]
     heard = [(control.heard + edge) % WORD for block in blocks for edge in block]
@@ -113,7 +113,8 @@ def test_selective_acknowledgements(control: Control, both: tuple[bytes, bytes],
 
 
 @pytest.mark.parametrize(
-    "options", [b"\x05", b"\x05\x00", b"\x05\x01\1\1", b"\x05\x22", b"\x05\x0a\0\0", b"\x03\xff", b"\0\x05\x0a" + bytes(8)]
+    "options",
+    [b"\x05", b"\x05\x00", b"\x05\x01\1\1", b"\x05\x22", b"\x05\x0a\0\0", b"\x03\xff", b"\0\x05\x0a" + bytes(8)],
 )
 def test_options_that_make_no_sense(control: Control, options: bytes) -> None:
     asks_and_hears(control, LONGER)

@@ -79,7 +79,9 @@ def test_what_a_client_asks_for(payload: bytes, six: bool, wanted: Asked | None)
         (b"", "EPSV", False, None),
     ],
 )
-def test_what_a_real_server_announces(payload: bytes, mode: str, six: bool, wanted: tuple[int, int, int] | None) -> None:
+def test_what_a_real_server_announces(
+    payload: bytes, mode: str, six: bool, wanted: tuple[int, int, int] | None
+) -> None:
     assert announced(payload, mode, six) == (Announced(*wanted) if wanted else None)
 
 

@@ -47,7 +47,7 @@ MEANING = {
     "dropped_too_big": "too big for the way; answered with ICMP fragmentation needed",
     "dropped_needs_fragments": "too big for the way and may be fragmented, which is not supported yet",
     "dropped_rewrite_failed": "its headers could not be rewritten",
-    "dropped_wrong_checksum": "ICMP errors and FTP of LVS-NAT whose checksum was wrong, which nobody could tell any more",
+    "dropped_wrong_checksum": "ICMP errors or FTP of LVS-NAT with a wrong checksum, which nobody could tell any more",
     "dropped_by_helper": "of an FTP control connection, and not to be rewritten now; it is sent again",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",

@@ -29,7 +29,9 @@ def checked(ports: Iterable[int]) -> tuple[int, ...]:
         if not 1 <= port <= 65535:
             raise InvalidValue(f"the FTP helper cannot read along on port {port}; it may be 1 to 65535")
     if len(found) > MOST:
-        raise InvalidValue(f"the FTP helper reads along on at most {MOST} ports, as the kernel's; {len(found)} are given")
+        raise InvalidValue(
+            f"the FTP helper reads along on at most {MOST} ports, as the kernel's; {len(found)} are given"
+        )
     return found
 
 

@@ -77,7 +77,7 @@ def asked(payload: bytes, six: bool = False) -> Asked | None:
 
 
 def announced(payload: bytes, mode: str, six: bool = False) -> Announced | None:
-    """What a real server's segment answers to PASV or EPSV; None: it is not that answer, or one that nobody understands.
+    """What a real server's segment answers to PASV or EPSV; None: it is none, or nobody understands it.
 
     Where the answer names an address, the connection still goes to the real server.
     """

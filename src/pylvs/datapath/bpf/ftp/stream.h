@@ -12,7 +12,7 @@
  */
 #pragma once
 
-enum { FTP_OPTIONS = 40, FTP_LINE = 64, FTP_SHIFT_MOST = 1 << 23, FTP_LONGER = 32, FTP_SHORTER = 64 };
+enum { FTP_OPTIONS = 40, FTP_EDGE = 24, FTP_LINE = 64, FTP_SHIFT_MOST = 1 << 23, FTP_LONGER = 32, FTP_SHORTER = 64 };
 
 /* The packet at hand. */
 struct ftp_visit {
@@ -31,7 +31,7 @@ struct ftp_visit {
 	__u32 options;		/* bytes of TCP's options */
 	__u64 shift;
 	__u32 place;		/* in the options */
-	__u8 option[FTP_OPTIONS + 24];
+	__u8 option[FTP_OPTIONS + FTP_EDGE];
 	__u8 option_was[FTP_OPTIONS];
 	__u8 line[FTP_LINE];	/* what is put in the place of an address */
 	__u8 zeros[FTP_SHORTER];
@@ -164,9 +164,7 @@ __noinline int ftp_unshift_edges(struct __sk_buff *skb)
 		return 1;
 	if (size > FTP_OPTIONS)
 		return 0;
-	barrier_var(size);
-	if (size < 1 || size > FTP_OPTIONS)
-		return 0;
+	size = within(size, FTP_OPTIONS + FTP_EDGE);
 	__builtin_memset(v->option, 0, sizeof(v->option));
 	if (bpf_skb_load_bytes(skb, v->packet.l4 + TCP_MIN, v->option, size))
 		return 0;
