@@ -15,7 +15,7 @@ from support.harness import Harness
 from support.talk import IPV4
 
 Command = Callable[..., tuple[int, str]]
-EPSV = b"229 go (|||51210|)\r\n"
+EPSV = b"229 go (|||%d|)\r\n"
 
 
 @pytest.fixture
@@ -30,9 +30,10 @@ def pylvs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def helped(control: Control) -> bool:
+    before = control.lvs.instance.runtime.get(0, "awaiting")
     control.says(b"EPSV\r\n")
-    control.hears(EPSV)
-    return bool(control.expected)
+    control.hears(EPSV % control.sport)
+    return bool(control.lvs.instance.runtime.get(0, "awaiting") > before)
 
 
 def test_shown_and_set(lvs: Harness, pylvs: Command) -> None:
@@ -68,13 +69,13 @@ def test_refused(lvs: Harness, pylvs: Command, words: list[str], said: str) -> N
 def test_new_connections_follow(lvs: Harness) -> None:
     """From the next one on; what there is keeps what it had, and is put right to its end."""
     before = Control(lvs, IPV4).serve().opens()
-    other = Control(lvs, IPV4, port=2121).serve().opens()
+    other = Control(lvs, IPV4, sport=1030, port=2121).serve().opens()
     lvs.director.set_ftp_ports([2121])
     assert helped(before) and not helped(other)
     lvs.director.flush_connections(Selection())
     lvs.director.flush_connections(Selection())
     assert not helped(Control(lvs, IPV4, sport=1026).opens())
-    assert helped(Control(lvs, IPV4, sport=1026, port=2121).opens())
+    assert helped(Control(lvs, IPV4, sport=1027, port=2121).opens())
     assert b"".join(proc.lines(lvs.director, "net/ip_vs_app")).split() == (
         b"prot port usecnt nameTCP 2121 1 ftp".split()
     )

@@ -102,7 +102,7 @@ class Control:
         return {
             (c.caddr, c.cport, c.vport, c.daddr, c.dport, c.state)
             for c in self.lvs.director.connections()
-            if c.vport != self.port
+            if c.vport != self.port or not c.cport
         }
 
 
