@@ -14,7 +14,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 UNPLAYED = {
-    "tunnel": "tunnels are not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "schedule_icmp": "schedule_icmp is not built yet",
     "cache_bypass": "connections that bypass the real servers are not built yet",
@@ -42,13 +41,7 @@ def rules(case: Case) -> str:
 
 def needs(case: Case) -> set[str]:
     """What of UNPLAYED a case needs."""
-    text = rules(case)
-    patterns = {
-        "tunnel": r"(?:^|\s)-i\b",
-    }
-    found = {feature for feature, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
-    found |= {name for name, value in case.get("sysctl", {}).items() if name in UNPLAYED and value}
-    return found
+    return {name for name, value in case.get("sysctl", {}).items() if name in UNPLAYED and value}
 
 
 def mark_of(case: Case, destination: str) -> int:
