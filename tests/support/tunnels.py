@@ -7,7 +7,19 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from support.packets import FRAGMENT, UDP, Packet, checksum, dissect, ones_sum, resum_ipv4, wrong_sums
+from support.packets import (
+    FRAGMENT,
+    TCP,
+    UDP,
+    Packet,
+    address,
+    checksum,
+    dissect,
+    ones_sum,
+    pseudo,
+    resum_ipv4,
+    wrong_sums,
+)
 
 IPIP, IPV6_IN, GRE = 4, 41, 47
 GUE_HEADER, GRE_SUMMED = 12, 0x8000
@@ -89,6 +101,15 @@ def without_whims(packet: bytes) -> bytes:
     if not outer.df:
         raw[4:6] = bytes(2)
     return resum_ipv4(bytes(raw))
+
+
+def pending(packet: bytes) -> bytes:
+    """A TCP or UDP packet as a sender on the same machine hands it over: the transport checksum is still to be finished,
+    and the field holds the pseudo header's sum."""
+    p = dissect(packet)
+    at = p.head + (16 if p.protocol == TCP else 6)
+    sum_ = ones_sum(pseudo(address(p.src), address(p.dst), p.protocol, len(p.segment)))
+    return packet[:at] + sum_.to_bytes(2, "big") + packet[at + 2 :]
 
 
 def reassemble(pieces: Sequence[bytes]) -> bytes:

@@ -34,8 +34,6 @@ enum {
 
 /* The tunnel of the packet at hand. Not on the stack: there is too little. */
 struct wrap {
-	struct bpf_fib_lookup fib;
-	union address key;	/* under which its path is remembered */
 	union address source;
 	__u32 tunnel;		/* enum tunnel; read once, it may change */
 	__u32 head;		/* bytes of the outer IP header */
@@ -48,6 +46,7 @@ struct wrap {
 	__u32 pieces;		/* what comes out will be cut up (cut.h) */
 	__u32 summed;		/* the tunnel has a checksum, and... */
 	__s32 pending;		/* ...what it carries has one that is not finished (sum.h) */
+	struct bpf_fib_lookup fib;
 };
 
 MAP(wraps, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct wrap, 1, 0);
@@ -55,6 +54,8 @@ MAP(wraps, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct wrap, 1, 0);
 /* Where tunnels begin that take the path of the same place in `paths`. Those are remembered as if from 0.0.0.1, from
  * where nothing comes. */
 MAP(tunnel_sources, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, union address, PATHS, 0);
+
+#define TUNNEL_KEY { .word = { bpf_htonl(1) } }
 
 static __always_inline union address *tunnel_source(const union address *key, const union address *dst)
 {
@@ -90,6 +91,7 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 {
 	struct dest *d = at(&dests, dest);
 	struct wrap *w = at(&wraps, 0);
+	const union address key = TUNNEL_KEY;
 	struct bpf_fib_lookup *fib;
 	union address *source;
 	struct path *path;
@@ -98,8 +100,8 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	if (!d || !w)
 		return 0;
 	fib = &w->fib;
-	source = tunnel_source(&w->key, &d->address);
-	path = path_of(&w->key, &d->address);
+	source = tunnel_source(&key, &d->address);
+	path = path_of(&key, &d->address);
 	if (!source || !path)
 		return 0;
 #pragma clang loop unroll(disable)
@@ -131,7 +133,7 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS)
 		return w->unresolved;
 	path->dst = d->address;
-	path->src = w->key;
+	path->src = key;
 	path->family = d->family;
 	path->ifindex = fib->ifindex;
 	path->mtu = w->mtu;
@@ -165,41 +167,33 @@ static __always_inline int outer_write(struct __sk_buff *skb, const struct packe
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u32 size = w->extra + p->length;
-	struct ipv6hdr *ip6 = data + ETH_LEN;
-	struct iphdr *ip = data + ETH_LEN;
-	__u32 *word = (void *)ip;
+	__u32 *word = data + ETH_LEN, ident = 0, first, second, third;
 
+	/* whole words, and the sum of what has not to be read back: that would have to wait for the stores */
 	if (w->family == AF_INET) {
-		if ((void *)(ip + 1) > end)
+		if ((void *)(word + 5) > end)
 			return 0;
 		((__u16 *)data)[6] = bpf_htons(ETH_P_IP);
-		ip->version = 4;
-		ip->ihl = 5;
-		ip->tos = outer_tos(p->tos);
-		ip->tot_len = bpf_htons(IPV4_MIN + size);
-		ip->id = 0;
-		if (!w->dont_fragment) {
-			w->ident++;
-			ip->id = bpf_htons(w->ident + bpf_get_smp_processor_id() * 40503);
-		}
-		ip->frag_off = bpf_htons(w->dont_fragment);
-		ip->ttl = p->ttl - 1;
-		ip->protocol = protocol;
-		ip->check = 0;
-		ip->saddr = w->source.word[0];
-		ip->daddr = d->address.word[0];
-		ip->check = ~fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
+		if (!w->dont_fragment)
+			ident = (__u16)(++w->ident + bpf_get_smp_processor_id() * 40503);
+		first = bpf_htonl(0x45000000 | (__u32)outer_tos(p->tos) << 16 | (__u16)(IPV4_MIN + size));
+		second = bpf_htonl(ident << 16 | w->dont_fragment);
+		third = bpf_htonl((__u32)(p->ttl - 1) << 24 | (__u32)protocol << 16);
+		word[0] = first;
+		word[1] = second;
+		word[2] = third | bpf_htonl((__u32)bpf_ntohs((__u16)~fold((__u64)first + second + third + w->source.word[0] +
+									  d->address.word[0])));
+		word[3] = w->source.word[0];
+		word[4] = d->address.word[0];
 		return 1;
 	}
-	if ((void *)(ip6 + 1) > end)
+	if ((void *)(word + 10) > end)
 		return 0;
 	((__u16 *)data)[6] = bpf_htons(ETH_P_IPV6);
 	word[0] = bpf_htonl(0x60000000 | (__u32)outer_tos(p->tos) << 20);
-	ip6->payload_len = bpf_htons(size);
-	ip6->nexthdr = protocol;
-	ip6->hop_limit = p->ttl - 1;
-	__builtin_memcpy(&ip6->saddr, &w->source, 16);
-	__builtin_memcpy(&ip6->daddr, &d->address, 16);
+	word[1] = bpf_htonl(size << 16 | (__u32)protocol << 8 | (__u8)(p->ttl - 1));
+	__builtin_memcpy(word + 2, &w->source, 16);
+	__builtin_memcpy(word + 6, &d->address, 16);
 	return 1;
 }
 
@@ -305,8 +299,6 @@ static __always_inline void tunnel_describe(struct wrap *w, const struct packet 
 {
 	__u32 type;
 
-	__builtin_memset(&w->key, 0, sizeof(w->key));
-	w->key.word[0] = bpf_htonl(1);
 	w->tunnel = *(volatile const __u32 *)&d->tunnel;
 	w->family = d->family;
 	type = w->tunnel & TUNNEL_TYPE;
@@ -328,6 +320,7 @@ __noinline int tunnel_request(struct __sk_buff *skb, struct packet *p, __u32 des
 {
 	const struct sysctls *sys = at(&sysctls, 0);
 	struct dest *d = at(&dests, dest);
+	const union address key = TUNNEL_KEY;
 	struct wrap *w = at(&wraps, 0);
 	union address *source;
 	struct path *path;
@@ -340,8 +333,8 @@ __noinline int tunnel_request(struct __sk_buff *skb, struct packet *p, __u32 des
 	if (!p->uncounted)
 		uncount_hop(skb, p);
 	tunnel_describe(w, p, d, sys);
-	path = path_known(w->family, &w->key, &d->address, now);
-	source = tunnel_source(&w->key, &d->address);
+	path = path_known(w->family, &key, &d->address, now);
+	source = tunnel_source(&key, &d->address);
 	if (path && source && tunnel_length(skb, p, w) <= path->mtu) {
 		w->mtu = path->mtu;
 		w->source = *source;
