@@ -148,3 +148,15 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 		cut_later(&fib, neighbour, 0);
 	return FORWARDED_NAT_REPLY;
 }
+
+/* What was forwarded but has to go in pieces does so now. Returns what became of it. */
+static __always_inline int in_pieces(struct __sk_buff *skb, const struct packet *p, struct outcome *out, int reason)
+{
+	if (reason > FORWARDED_RELATED)
+		return reason;
+	out->verdict = cut_up(skb, p, out->mtu);
+	if (out->verdict >= 0)
+		return reason;
+	out->verdict = TC_ACT_SHOT;
+	return DROPPED_NEEDS_FRAGMENTS;
+}

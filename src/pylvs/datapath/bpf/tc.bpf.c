@@ -32,6 +32,7 @@
 #include "outgoing.h"
 #include "icmp.h"
 #include "sweep.h"
+#include "steps.h"
 
 /* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
  * it. So that is done again in its new place: a state to which an event of TCP has led is one that it leads to itself;
@@ -261,6 +262,18 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #define PACKET(name) struct packet name##_here, *name = &name##_here
 #endif
 
+#include "related.h"
+
+/* Whose a packet is that is not a connection's own. */
+static __always_inline int step_of(const struct packet *p, int reason)
+{
+	__u8 protocol = p->tuple.protocol;
+
+	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return STEP_RELATED;
+	return STEPS;
+}
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
@@ -276,16 +289,13 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
+	bpf_tail_call(skb, &steps, step_of(p, reason));
 	if (out.error) {
 		if (!p->uncounted)
 			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
 		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
-	} else if (out.mtu && reason <= FORWARDED_TUNNEL) {
-		out.verdict = cut_up(skb, p, out.mtu);
-		if (out.verdict < 0) {
-			out.verdict = TC_ACT_SHOT;
-			reason = DROPPED_NEEDS_FRAGMENTS;
-		}
+	} else if (out.mtu) {
+		reason = in_pieces(skb, p, &out, reason);
 	}
 	note(reason);
 	return out.verdict;

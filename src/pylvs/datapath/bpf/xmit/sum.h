@@ -9,12 +9,12 @@
 /* The sum, folded, of a packet's bytes from `from` on, to which `sum` is added; -1: they are not all there. */
 __noinline int sum_of(struct __sk_buff *skb, __u32 from, __u32 size, __u32 sum)
 {
-	struct udp_sum u = { .skb = skb, .at = from, .left = FIRST(size, size), .sum = sum };
+	struct sum_over over = { .skb = skb, .at = from, .left = FIRST(size, size), .sum = sum };
 
 	if (size > 65535)
 		return -1;
-	bpf_loop(65536 / UDP_CHUNK, udp_sum_step, &u, 0);
-	return u.left ? -1 : fold((__u32)u.sum);
+	bpf_loop(65536 / SUM_CHUNK, sum_over_step, &over, 0);
+	return over.left ? -1 : fold((__u32)over.sum);
 }
 
 static __always_inline __u32 sum_at(const struct packet *p)
@@ -32,7 +32,7 @@ __noinline int sum_pending(struct __sk_buff *skb, const struct packet *p, __u32 
 
 	if (!p || !addresses)
 		return -1;
-	if (p->kind != KIND_PLAIN)
+	if (p->kind != KIND_PLAIN || (p->tuple.protocol != IPPROTO_TCP && p->tuple.protocol != IPPROTO_UDP))
 		return 0;
 	size = p->length + ETH_LEN - p->l4;
 	if (bpf_skb_load_bytes(skb, sum_at(p) + shift, &field, 2))
