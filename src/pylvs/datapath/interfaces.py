@@ -3,7 +3,8 @@
 A tcx link lives in its pin, `links/<ifindex>`. Empty directories are notes beside it: `<ifindex>c` says that a clsact
 filter lives with the interface, so that it can be found and replaced; `<ifindex>x` that somebody took the packet path
 off it, and that it shall stay off. A note outlives its interface, and another interface may get its number: a note of
-a filter is only believed when the filter is there.
+a filter is only believed when the filter is there. `priority` is a filter's place on its interface: a director's is
+one, and other programs of ours have others.
 """
 
 import errno
@@ -14,6 +15,7 @@ from pylvs.errors import InvalidValue
 
 _JOINING = ("bridge", "bond", "team", "openvswitch")
 _LO = 1  # the loopback interface has this number in every namespace, and cannot be removed
+DIRECTOR, REALSERVER = 0xC500, 0xC501  # priorities
 
 
 def unfit(interface: netlink.Interface, there: list[netlink.Interface]) -> str:
@@ -57,7 +59,7 @@ def find(name: str) -> netlink.Interface:
     )
 
 
-def attach(directory: str, program: int, ifindex: int) -> None:
+def attach(directory: str, program: int, ifindex: int, priority: int = DIRECTOR) -> None:
     """Attach the program, or replace the one of ours that is there, in one step. `directory` holds the link pins."""
     path = f"{directory}/{ifindex}"
     _unnote(f"{path}x")
@@ -77,7 +79,7 @@ def attach(directory: str, program: int, ifindex: int) -> None:
             raise
         from pylvs.datapath import object as loader
 
-        loader.clsact_attach(program, ifindex)
+        loader.clsact_attach(program, ifindex, priority)
         _note(f"{path}c")
         return
     try:
@@ -86,7 +88,7 @@ def attach(directory: str, program: int, ifindex: int) -> None:
         os.close(link)
 
 
-def detach(directory: str, ifindex: int) -> bool:
+def detach(directory: str, ifindex: int, priority: int = DIRECTOR) -> bool:
     """Take the packet path off an interface; False if it was not on it."""
     path = f"{directory}/{ifindex}"
     _note(f"{path}x")
@@ -104,18 +106,18 @@ def detach(directory: str, ifindex: int) -> bool:
         from pylvs.datapath import object as loader
 
         _unnote(f"{path}c")
-        return loader.clsact_detach(ifindex)
+        return loader.clsact_detach(ifindex, priority)
     return False
 
 
-def attached(directory: str) -> dict[int, str]:
+def attached(directory: str, priority: int = DIRECTOR) -> dict[int, str]:
     """Interface number -> "tcx" or "clsact", for all that the packet path is on."""
     found = {}
     for name in os.listdir(directory):
         if name.endswith("x"):
             continue
         if name.endswith("c"):
-            if _clsact_attached(int(name[:-1])):
+            if _clsact_attached(int(name[:-1]), priority):
                 found[int(name[:-1])] = "clsact"
             continue
         link = syscall.get(f"{directory}/{name}")
@@ -160,10 +162,10 @@ def newcomers(directory: str) -> list[netlink.Interface]:
     return [interface for interface in there if fit[interface.ifindex] and interface.ifindex not in known]
 
 
-def _clsact_attached(ifindex: int) -> bool:
+def _clsact_attached(ifindex: int, priority: int) -> bool:
     from pylvs.datapath import object as loader
 
-    return loader.clsact_attached(ifindex)
+    return loader.clsact_attached(ifindex, priority)
 
 
 def _note(path: str) -> None:
