@@ -11,7 +11,6 @@ from support.packets import UDP, dissect, wrong_sums
 from support.talk import IPV4, Talk
 from support.tunnels import pending, reassemble, unwrap, wrong_tunnel_sums
 
-
 _WAYS = "route replace 10.2.0.0/16 via 10.0.2.2{0}\nroute replace 10.1.0.0/16 via 10.0.1.2{0}"
 
 

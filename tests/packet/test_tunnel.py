@@ -238,10 +238,13 @@ def test_next_hop(lvs: Harness, outer: Family) -> None:
 @pytest.mark.parametrize("outer", FAMILIES, ids=["ipv4", "ipv6"])
 def test_where_it_begins_is_what_routing_prefers(lvs: Harness, outer: Family) -> None:
     """The route's own source address; and with the next packet, another one."""
-    own, way = ("10.0.2.9", "10.2.0.0/16 via 10.0.2.2") if outer is IPV4 else ("fd00:a2::9", "fd00:2::/64 via fd00:a2::2")
+    own, way = (
+        ("10.0.2.9", "10.2.0.0/16 via 10.0.2.2") if outer is IPV4 else ("fd00:a2::9", "fd00:2::/64 via fd00:a2::2")
+    )
     talk = _tunnel(lvs, IPV4, outer, "gue-csum")
     assert _through(talk.asks("S")).outer.src == outer.far
-    ip(f"addr add {own}/{32 if outer is IPV4 else 128} dev d1 {'' if outer is IPV4 else 'nodad'}\nroute replace {way} src {own}")
+    bits, more = (32, "") if outer is IPV4 else (128, "nodad")
+    ip(f"addr add {own}/{bits} dev d1 {more}\nroute replace {way} src {own}")
     try:
         assert _through(talk.asks("S")).outer.src == own
     finally:

@@ -88,9 +88,7 @@ def real_server(record: bytes, weight: int, flags: int, upper: int, lower: int, 
 def pack_tunnel(server: RealServer) -> int:
     """How a tunnel to a real server is made, in one word."""
     return (
-        server.tun_type
-        | server.tun_flags << _layout.TUNNEL_FLAGS_SHIFT
-        | server.tun_port << _layout.TUNNEL_PORT_SHIFT
+        server.tun_type | server.tun_flags << _layout.TUNNEL_FLAGS_SHIFT | server.tun_port << _layout.TUNNEL_PORT_SHIFT
     )
 
 
