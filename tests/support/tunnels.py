@@ -71,8 +71,8 @@ def unwrap(packet: bytes) -> Tunnelled:
 
 
 def wrong_tunnel_sums(packet: bytes) -> list[str]:
-    """The names of the wrong checksums of a packet in a tunnel, inside and outside. A sum of 0 in a UDP header, over IPv6
-    too, means that there is none (RFC 6935)."""
+    """The names of the wrong checksums of a packet in a tunnel, inside and outside. A sum of 0 in a UDP header, over
+    IPv6 too, means that there is none (RFC 6935)."""
     tunnelled = unwrap(packet)
     outer, segment = tunnelled.outer, tunnelled.outer.segment
     wrong = [f"inner {name}" for name in wrong_sums(tunnelled.inner)]
@@ -104,8 +104,8 @@ def without_whims(packet: bytes) -> bytes:
 
 
 def pending(packet: bytes) -> bytes:
-    """A TCP or UDP packet as a sender on the same machine hands it over: its transport checksum is still to be finished,
-    and the field holds the sum of the pseudo header."""
+    """A TCP or UDP packet as a sender on the same machine hands it over: its transport checksum is still to be
+    finished, and the field holds the sum of the pseudo header."""
     p = dissect(packet)
     at = p.head + (16 if p.protocol == TCP else 6)
     sum_ = ones_sum(pseudo(address(p.src), address(p.dst), p.protocol, len(p.segment)))
