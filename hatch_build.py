@@ -15,8 +15,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 DATAPATH = ROOT / "src" / "pylvs" / "datapath"
 SOURCES = ("tc", "sweep", "decap")
-# the same programs over two connection tables, for as long as one takes over from the other
-RESIZING = {"tc_resizing": "tc", "sweep_resizing": "sweep"}
+# the same programs over two connection tables, for as long as one takes over from the other, and for interfaces without
+# link-layer headers
+VARIANTS = {
+    "tc_resizing": ("tc", "-DRESIZING"),
+    "sweep_resizing": ("sweep", "-DRESIZING"),
+    "tc_linkless": ("tc", "-DLINKLESS"),
+    "tc_linkless_resizing": ("tc", "-DLINKLESS", "-DRESIZING"),
+}
 CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
 SHARED = (
     "conn",
@@ -92,8 +98,8 @@ def compile_objects() -> None:
     target.mkdir(exist_ok=True)
     for name in SOURCES:
         compile_object(DATAPATH / "bpf" / f"{name}.bpf.c", target / f"{name}.bpf.o")
-    for name, source in RESIZING.items():
-        compile_object(DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", "-DRESIZING")
+    for name, (source, *options) in VARIANTS.items():
+        compile_object(DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", *options)
 
 
 def write_layout() -> None:
@@ -102,7 +108,7 @@ def write_layout() -> None:
     assert spec and spec.loader
     btf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(btf)
-    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in (*SOURCES, *RESIZING)}
+    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in (*SOURCES, *VARIANTS)}
     lines = ['"""Made by the build from the objects\' BTF; the declarations are in bpf/layout.h."""', ""]
     for name in (*SHARED, *APART):
         source = next(o for o in objects.values() if name in o.structs)

@@ -24,8 +24,8 @@ def unfit(interface: netlink.Interface, there: list[netlink.Interface]) -> str:
     What comes in by a part of a bridge or a bond comes again by the whole, and there it belongs: a bridge must see its
     frames to learn who is where.
     """
-    if not interface.ethernet:
-        return "no Ethernet"
+    if not interface.ethernet and not interface.linkless:
+        return "neither Ethernet nor IP alone"
     for master in there:
         if interface.master and master.ifindex == interface.master and master.kind in _JOINING:
             return f"part of {master.name}"
@@ -42,8 +42,8 @@ def find(name: str) -> netlink.Interface:
     """The interface of a name.
 
     Raises:
-        InvalidValue: there is none in this network namespace, its frames are not Ethernet's, or it is a part of another
-            one.
+        InvalidValue: there is none in this network namespace, its frames are neither Ethernet's nor plain IP packets,
+            or it is a part of another one.
     """
     there = netlink.interfaces()
     for interface in there:
@@ -52,7 +52,9 @@ def find(name: str) -> netlink.Interface:
             if why.startswith("part of "):
                 raise InvalidValue(f"{name} is {why}, where its packets come again: that is where pylvs works")
             if why:
-                raise InvalidValue(f"{name} carries no Ethernet frames; pylvs cannot work on it yet")
+                raise InvalidValue(
+                    f"{name} carries neither Ethernet frames nor plain IP packets; pylvs cannot work on it"
+                )
             return interface
     raise InvalidValue(
         f"there is no interface {name}; there are {', '.join(sorted(i.name for i in there))}", errno.ENODEV
