@@ -205,6 +205,8 @@ def _fish_lines(program: Program, name: str) -> Iterator[str]:
     for node in program.nodes:
         for option in node.options:
             places.setdefault(option, []).append(node.name)
+            if program.by_option and not node.name and option.takes != NO:
+                places[option].append(_name(option))  # its argument is typed when the command is known
     for option, nodes in places.items():
         words = [f"complete -c {program.name} -n {_fish_quoted(_fish_at(name, nodes))}"]
         for spelling in option.spellings:

@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from completions import GROUPS
 from make import files
 from pages import SOURCES, pages
-
 from pylvs import sysctl
 from pylvs.cli import COMMANDS
 from pylvs.cli.parsing import every_parser
@@ -61,7 +61,7 @@ def test_man_finds_it_and_shows_it_without_warnings(share: Path, name: str) -> N
     path = share / "man/man8" / name
     assert run("man", "-M", str(share / "man"), "-w", "8", name.removesuffix(".8")).strip() == str(path)
     shown = run("man", "--warnings", "-E", "UTF-8", "-l", str(path))
-    assert "NAME" in shown and ".\\\"" not in shown
+    assert "NAME" in shown and '.\\"' not in shown
 
 
 def test_what_is_included_is_there() -> None:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from make import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +21,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("obj", "made", "_layout.py", "__pycache__"))
+            shutil.copytree(
+                source, copy / name, ignore=shutil.ignore_patterns("obj", "made", "_layout.py", "__pycache__")
+            )
         else:
             shutil.copy(source, copy / name)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
