@@ -155,7 +155,7 @@ ALL = (
         "run_estimation", 1, "0: counters and rates that listings show stand still",
         "switched off by command they stand still at that moment, not at what was last shown", "",
     ),
-    _switch("schedule_icmp", 0, "an ICMP error may create a connection for what it reports", _NOT_YET, ""),
+    _switch("schedule_icmp", 0, "an ICMP error may create a connection for what it reports", "", ""),
     Sysctl(
         "secure_tcp", "0", 0, 3, _MODE,
         "use the stricter table of TCP's states: half-open connections are shorter lived, and under LVS-NAT a "

@@ -11,7 +11,8 @@ import pytest
 from pylvs.datapath import instance as datapath
 from pylvs.datapath import interfaces, syscall
 from pylvs.datapath import object as loader
-from support.harness import Harness, ip
+from pylvs.errors import InvalidValue
+from support.harness import CLIENT, Harness, frame, ip
 from support.talk import IPV4, Talk
 
 NUMBER = 300
@@ -135,3 +136,34 @@ def test_asking_for_a_filter_leaves_no_trace(lvs: Harness) -> None:
     assert ("clsact" in shown) == (lvs.instance.attached()[100] == "clsact")
     assert loader.clsact_attached(100) == ("clsact" in shown)
     assert datapath.find() is not None
+
+
+def test_parts_of_a_bridge(lvs: Harness) -> None:
+    """A frame comes again by the bridge, which has to see it first: so the packet path is on the bridge alone."""
+    Talk(lvs, IPV4).serve()
+    ip(f"{ADD}\nlink add b0 index {NUMBER + 1} type bridge")
+    _next_command(lvs)
+    assert {NUMBER, NUMBER + 1} <= set(lvs.instance.attached())
+    ip("link set x0 master b0")
+    _next_command(lvs)
+    assert NUMBER not in lvs.instance.attached()
+    assert not _links(lvs), "nobody has taken it off for good"
+    with pytest.raises(InvalidValue, match="x0 is part of b0, where its packets come again"):
+        interfaces.find("x0")
+    ip("link set x0 nomaster")
+    _next_command(lvs)
+    assert NUMBER in lvs.instance.attached()
+    ip("link del x0\nlink del b0")
+
+
+def test_priority_tags(lvs: Harness) -> None:
+    """A tag of VLAN 0 says how urgent a frame is, and belongs to no VLAN: the packet is taken like any other."""
+    talk = Talk(lvs, IPV4).serve()
+    plain = frame(talk.question("S"), CLIENT)
+
+    def tagged(vlan: int) -> bytes:
+        return plain[:12] + b"\x81\0" + (5 << 13 | vlan).to_bytes(2, "big") + plain[12:]
+
+    assert lvs.wire([tagged(10)]) == {"up_vlan": 1}
+    assert lvs.wire([tagged(0)]) == {"forwarded_nat_request": 1}
+    assert talk.entry

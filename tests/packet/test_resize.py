@@ -73,7 +73,7 @@ def _resize(lvs: Harness, bits: int) -> None:
 def _pins(lvs: Harness) -> tuple[set[str], set[str]]:
     """(tables that are pinned, programs that are)"""
     maps = {name for name in os.listdir(f"{lvs.instance.path}/maps") if name.rpartition("_")[0] in datapath.TABLE}
-    return maps, set(os.listdir(f"{lvs.instance.path}/programs"))
+    return maps, {name.rstrip("0123456789") for name in os.listdir(f"{lvs.instance.path}/programs")}
 
 
 def _is_settled(lvs: Harness, number: int) -> None:
@@ -81,7 +81,8 @@ def _is_settled(lvs: Harness, number: int) -> None:
     assert lvs.instance.config.get(0, "resizing") == _layout.RESIZING_NOT
     assert lvs.instance.config.get(0, "table") == number
     assert lvs.instance.config.get(0, "conn_slots") == lvs.instance.slots.entries
-    running = {"ingress", "start", "catch_up", "decide", "flush", "purge"}
+    running = {"ingress", "related", "steps_", "start", "catch_up", "decide", "flush", "purge"}
+    assert len([name for name in os.listdir(f"{lvs.instance.path}/programs") if name.startswith("steps_")]) == 1
     assert _pins(lvs) == ({f"{name}_{number}" for name in datapath.TABLE}, running)
     assert not lvs.instance.outdated()
 

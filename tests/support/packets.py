@@ -188,6 +188,17 @@ def sctp_packet(src: str, sport: int, dst: str, dport: int, *chunks: bytes | str
     return ip(src, dst, SCTP, sctp(sport, dport, *chunks), **of_ip)
 
 
+def icmp_error(
+    src: str, dst: str, kind: tuple[int, int], quoted: bytes, word: int = 0, wrong: int = 0, **of_ip: Any
+) -> bytes:
+    """An ICMP error of (type, code) about a packet; `word` stands behind the checksum, to which `wrong` is added."""
+    protocol = ICMP6 if ":" in src else ICMP
+    message = struct.pack("!BBHI", *kind, 0, word) + quoted
+    over = pseudo(address(src), address(dst), ICMP6, len(message)) if protocol == ICMP6 else b""
+    right = (checksum(over + message) + wrong) % 0x10000
+    return ip(src, dst, protocol, message[:2] + struct.pack("!H", right) + message[4:], check=False, **of_ip)
+
+
 def ether(packet: bytes, dst: bytes, src: bytes, kind: int | None = None) -> bytes:
     """An Ethernet frame; its type is the packet's own if none is given."""
     if kind is None:
@@ -200,6 +211,14 @@ def resum_ipv4(packet: bytes) -> bytes:
     length = (packet[0] & 15) * 4
     head = packet[:10] + b"\0\0" + packet[12:length]
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + packet[length:]
+
+
+def resum_icmp6(packet: bytes) -> bytes:
+    """The packet with a right ICMPv6 checksum."""
+    p = dissect(packet)
+    message = p.segment[:2] + b"\0\0" + p.segment[4:]
+    right = checksum(pseudo(address(p.src), address(p.dst), ICMP6, len(message)) + message)
+    return packet[: p.head] + message[:2] + struct.pack("!H", right) + message[4:]
 
 
 # ---- looking ----

@@ -16,7 +16,6 @@ SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq"
 UNPLAYED = {
     "tunnel": "tunnels are not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
-    "schedule_icmp": "schedule_icmp is not built yet",
     "cache_bypass": "connections that bypass the real servers are not built yet",
 }
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from pylvs.cli.parsing import Parser
-from pylvs.datapath import instance, loading, netlink, table
+from pylvs.datapath import instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
 from pylvs.datapath.services import ServiceTable
@@ -16,12 +16,13 @@ MEANING = {
     "forwarded_nat_request": "LVS-NAT, client to real server",
     "forwarded_nat_reply": "LVS-NAT, real server to client",
     "forwarded_route": "LVS-DR, client to real server",
+    "forwarded_related": "ICMP errors about connections, to that side whose packet they quote",
     "up_not_ip": "neither IPv4 nor IPv6: ARP and the like",
     "up_other_host": "sent to another machine's link-layer address, or to all",
-    "up_vlan": "VLAN-tagged; it comes again on the VLAN's own interface",
+    "up_vlan": "of a VLAN; it comes again, without its tag, on the VLAN's own interface",
     "up_malformed": "broken or truncated IP header; the stack drops and counts it",
     "up_martian": "from an address that nobody can have",
-    "up_protocol": "neither TCP nor UDP",
+    "up_protocol": "neither TCP, UDP, SCTP, AH, ESP nor an ICMP error",
     "up_fragment": "a fragment",
     "up_no_service": "no virtual service and no connection",
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
@@ -33,6 +34,7 @@ MEANING = {
     "up_reply_ttl": "a reply whose TTL is over; the stack tells the real server",
     "up_reply_too_big": "a reply too big for the way to the client; the stack tells the real server",
     "up_reply_not_routed": "a reply without a route to its client",
+    "up_related_unknown": "ICMP errors about what is no connection's packet",
     "dropped_truncated": "TCP or UDP header cut off",
     "dropped_no_destination": "no real server to take it; answered with ICMP port unreachable",
     "dropped_destination_gone": "its real server was removed; the connection waits for it",
@@ -45,6 +47,7 @@ MEANING = {
     "dropped_too_big": "too big for the way; answered with ICMP fragmentation needed",
     "dropped_needs_fragments": "too big for the way and may be fragmented, which is not supported yet",
     "dropped_rewrite_failed": "its headers could not be rewritten",
+    "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
 }
@@ -127,14 +130,15 @@ def _numbers(running: Instance) -> dict[str, Any]:
     config, runtime = running.config, running.runtime
     services = ServiceTable(running)
     numbers = list(services.numbers())
-    names = {interface.ifindex: interface for interface in netlink.interfaces()}
+    there = netlink.interfaces()
+    names = {interface.ifindex: interface for interface in there}
     attached = running.attached()
     usage, probes, reasons = table.usage(running), table.probes(running), _reasons(running)
     return {
         "loaded": config.get(0, "loaded"),
         "outdated": running.outdated(),
         "attached": {names[index].name: how for index, how in sorted(attached.items()) if index in names},
-        "not_attached": {i.name: i.ethernet for index, i in sorted(names.items()) if index not in attached},
+        "not_attached": {i.name: interfaces.unfit(i, there) for i in sorted(there) if i.ifindex not in attached},
         "table": {
             "slots": usage.slots,
             "bits": usage.slots.bit_length() - 1,
@@ -181,7 +185,7 @@ def _status(numbers: dict[str, Any]) -> Iterator[str]:
     where = ", ".join(f"{name} ({how})" for name, how in numbers["attached"].items())
     yield f"attached      {where or 'nowhere'}"
     if numbers["not_attached"]:
-        rest = ", ".join(f"{name}{'' if fits else ' (no Ethernet)'}" for name, fits in numbers["not_attached"].items())
+        rest = ", ".join(f"{name} ({why})" if why else name for name, why in numbers["not_attached"].items())
         yield f"not attached  {rest}"
     yield from _table(numbers["table"])
     yield (

@@ -287,7 +287,10 @@ class Instance:
 
     def put_in_place(self, loaded: dict[str, int]) -> None:
         """Let these programs (name -> file descriptor) do the work from now on."""
-        links = f"{self.path}/links"
+        links, pins = f"{self.path}/links", f"{self.path}/programs"
+        steps = programs.pin_name(programs.STEPS, loaded[programs.STEPS])
+        if not os.path.exists(f"{pins}/{steps}"):
+            syscall.pin(loaded[programs.STEPS], f"{pins}/{steps}")  # before anything that relies on it runs
         for ifindex in interfaces.attached(links):
             try:
                 interfaces.attach(links, loaded["ingress"], ifindex)
@@ -295,11 +298,17 @@ class Instance:
                 if error.errno not in (errno.ENODEV, errno.ENOLINK):  # it went away while we looked
                     raise
         for name, fd in loaded.items():
-            fresh = f"{self.path}/programs/{name}_new"
+            fresh = f"{pins}/{name}_new"
+            if name == programs.STEPS:
+                continue
             if os.path.exists(fresh):
                 os.unlink(fresh)
             syscall.pin(fd, fresh)
-            os.rename(fresh, f"{self.path}/programs/{name}")
+            os.rename(fresh, f"{pins}/{name}")
+        syscall.wait_for_packets()
+        for name in os.listdir(pins):
+            if name.startswith(f"{programs.STEPS}_") and name != steps:
+                os.unlink(f"{pins}/{name}")
         self.run("start")
 
 

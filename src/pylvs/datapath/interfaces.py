@@ -12,28 +12,48 @@ import os
 from pylvs.datapath import netlink, syscall
 from pylvs.errors import InvalidValue
 
+_JOINING = ("bridge", "bond", "team", "openvswitch")
 _LO = 1  # the loopback interface has this number in every namespace, and cannot be removed
 
 
+def unfit(interface: netlink.Interface, there: list[netlink.Interface]) -> str:
+    """Why the packet path does not run on an interface; "" if it can.
+
+    What comes in by a part of a bridge or a bond comes again by the whole, and there it belongs: a bridge must see its
+    frames to learn who is where.
+    """
+    if not interface.ethernet:
+        return "no Ethernet"
+    for master in there:
+        if interface.master and master.ifindex == interface.master and master.kind in _JOINING:
+            return f"part of {master.name}"
+    return ""
+
+
 def wanted() -> list[netlink.Interface]:
-    """The interfaces that the packet path can run on: all whose frames have an Ethernet header."""
-    return [interface for interface in netlink.interfaces() if interface.ethernet]
+    """The interfaces that the packet path runs on."""
+    there = netlink.interfaces()
+    return [interface for interface in there if not unfit(interface, there)]
 
 
 def find(name: str) -> netlink.Interface:
     """The interface of a name.
 
     Raises:
-        InvalidValue: there is none in this network namespace, or its frames are not Ethernet's.
+        InvalidValue: there is none in this network namespace, its frames are not Ethernet's, or it is a part of another
+            one.
     """
-    found = netlink.interfaces()
-    for interface in found:
+    there = netlink.interfaces()
+    for interface in there:
         if interface.name == name:
-            if not interface.ethernet:
+            why = unfit(interface, there)
+            if why.startswith("part of "):
+                raise InvalidValue(f"{name} is {why}, where its packets come again: that is where pylvs works")
+            if why:
                 raise InvalidValue(f"{name} carries no Ethernet frames; pylvs cannot work on it yet")
             return interface
     raise InvalidValue(
-        f"there is no interface {name}; there are {', '.join(sorted(i.name for i in found))}", errno.ENODEV
+        f"there is no interface {name}; there are {', '.join(sorted(i.name for i in there))}", errno.ENODEV
     )
 
 
@@ -122,17 +142,22 @@ def alive(directory: str) -> bool | None:
 def newcomers(directory: str) -> list[netlink.Interface]:
     """Interfaces that nobody has attached the packet path to, nor taken it off. The caller holds the lock.
 
-    What is left here of interfaces that are gone is removed.
+    What is left here of interfaces that are gone is removed; and the packet path is taken off those that it no longer
+    fits, for as long as it does not.
     """
     there = netlink.interfaces()
-    numbers, known = {interface.ifindex for interface in there}, set(attached(directory))
+    fit = {interface.ifindex: not unfit(interface, there) for interface in there}
+    known = set(attached(directory))
     for name in os.listdir(directory):
         number = int(name.rstrip("cx"))
-        if number not in numbers:
+        if number not in fit:
             _forget(f"{directory}/{name}")
         elif name.endswith("x"):
             known.add(number)
-    return [interface for interface in there if interface.ethernet and interface.ifindex not in known]
+        elif not fit[number]:
+            detach(directory, number)
+            _unnote(f"{directory}/{number}x")
+    return [interface for interface in there if fit[interface.ifindex] and interface.ifindex not in known]
 
 
 def _clsact_attached(ifindex: int) -> bool:

@@ -105,7 +105,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         for name, fd in maps.items():
             syscall.pin(fd, f"{new}/maps/{name}" + ("_0" if name in TABLE else ""))
         for name, fd in loaded.items():
-            syscall.pin(fd, f"{new}/programs/{name}")
+            syscall.pin(fd, f"{new}/programs/{programs.pin_name(name, fd)}")
         config = SharedArray(maps["config"], layout.CONFIG)
         settings = layout.CONFIG.pack(
             layout_version=_layout.VERSION,

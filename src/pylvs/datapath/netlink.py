@@ -16,6 +16,7 @@ _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 _RTA_DST, _IFA_ADDRESS, _IFA_LOCAL, _IFLA_NAME = 1, 1, 2, 3
+_IFLA_MASTER, _IFLA_LINKINFO, _INFO_KIND = 10, 18, 1
 
 # kinds of address, as routes have them
 UNICAST, LOCAL, BROADCAST, ANYCAST, MULTICAST = 1, 2, 3, 4, 5
@@ -24,11 +25,19 @@ _SCOPE_GLOBAL = 0
 
 
 class Interface(NamedTuple):
-    """A network interface; `hardware` is its ARPHRD number."""
+    """A network interface.
+
+    Attributes:
+        hardware: its ARPHRD number.
+        kind: "veth", "bridge" and so on; "" if a driver of its own makes it.
+        master: the ifindex of what it is a part of; 0: of nothing.
+    """
 
     ifindex: int
     name: str
     hardware: int
+    kind: str = ""
+    master: int = 0
 
     @property
     def ethernet(self) -> bool:
@@ -107,13 +116,19 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
 def interfaces() -> list[Interface]:
     """All interfaces of our network namespace."""
     found = []
     for _, data in _ask(_GETLINK, _DUMP, bytes(16)):
         _, hardware, index = struct.unpack_from("=BxHi", data)
-        name = attributes(data[16:]).get(_IFLA_NAME, b"").rstrip(b"\0").decode(errors="replace")
-        found.append(Interface(index, name, hardware))
+        of = attributes(data[16:])
+        kind = attributes(of.get(_IFLA_LINKINFO, b"")).get(_INFO_KIND, b"")
+        (master,) = struct.unpack("=I", of.get(_IFLA_MASTER, bytes(4)))
+        found.append(Interface(index, _text(of.get(_IFLA_NAME, b"")), hardware, _text(kind), master))
     return found
 
 

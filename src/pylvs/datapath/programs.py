@@ -4,6 +4,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 
+from pylvs.datapath import _layout, syscall
 from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.memory import free_pages_at
 from pylvs.errors import DatapathError
@@ -12,6 +13,9 @@ from pylvs.protocols import sctp, tcp, timeouts
 
 RESIZING = "_resizing"
 PARITY = 1 << 25  # in the number of a group, of table.h
+STEPS = "steps"
+"""The array of programs that `ingress` passes packets on to. The kernel empties it when its last descriptor and pin are
+gone, so it is handled, and pinned, like the programs."""
 NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}")
 
 
@@ -43,7 +47,7 @@ def load(
         kind: "" for the usual programs, RESIZING for those that work on two connection tables.
 
     Returns:
-        (maps, programs) as file descriptors.
+        (maps, programs) as file descriptors. Among the programs is their array STEPS.
     """
     from pylvs.datapath.object import Object
 
@@ -81,7 +85,21 @@ def load(
             os.close(fd)
     for name in [name for name in maps if "." in name]:  # constants belong to their program alone
         os.close(maps.pop(name))
-    return maps, {**traffic.programs, **heartbeat.programs}
+    loaded = {**traffic.programs, **heartbeat.programs, STEPS: maps.pop(STEPS)}
+    for step in range(_layout.STEPS):
+        syscall.map_update(loaded[STEPS], struct.pack("=I", step), struct.pack("=I", loaded[_step_name(step)]))
+    return maps, loaded
+
+
+def _step_name(number: int) -> str:
+    """The function that is a step's program: what STEP_RELATED is called in lower case."""
+    steps = {value: name for name, value in vars(_layout).items() if name.startswith("STEP_")}
+    return steps[number].removeprefix("STEP_").lower()
+
+
+def pin_name(name: str, fd: int) -> str:
+    """What one of load's programs is pinned as: the array has a number, for two of them must live for a moment."""
+    return f"{name}_{syscall.map_id(fd)}" if name == STEPS else name
 
 
 def _sip_constants() -> dict[str, bytes]:

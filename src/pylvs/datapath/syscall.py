@@ -103,6 +103,11 @@ def map_size(fd: int) -> tuple[int, int, int]:
     return key, value, entries
 
 
+def map_id(fd: int) -> int:
+    """The kernel's number of a map."""
+    return int(struct.unpack_from("=I", info(fd), 4)[0])
+
+
 def link_create(program: int, ifindex: int) -> int:
     """Attach a program to an interface's TC ingress by a tcx link (Linux 6.6); EINVAL on older kernels."""
     return _bpf(_LINK_CREATE, _buffer(struct.pack("=IIII48x", program, ifindex, TCX_INGRESS, 0)))

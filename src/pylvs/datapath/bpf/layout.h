@@ -43,6 +43,7 @@ union names {
 	enum life life;
 	enum table table;
 	enum resizing resizing;
+	enum step step;
 	enum conn_flag conn_flag;
 	enum family_bit family_bit;
 	enum mark_limit mark_limit;

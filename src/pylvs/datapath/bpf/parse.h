@@ -14,6 +14,7 @@
 #define SCTP_LEN 12		/* the common header */
 #define HEADROOM_MAX (ETH_LEN + 60 + TCP_MIN)	/* the longest headers that are looked at in one piece */
 #define EXTENSIONS_MAX 8
+#define VLAN_ID 0x0fff
 /* gso_size of merged SCTP packets. Their first piece is the headers, and the others are packets' chunks: it must stay so,
  * nothing may be pulled together. */
 #define GSO_BY_FRAGS 0xffff
@@ -110,12 +111,40 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	return RECEIVED;
 }
 
+/* Past the extension headers of an IPv6 packet that ends at `end`: from *at, where a header of kind *next begins, to the
+ * transport header. RECEIVED: it is one that may belong to a connection. */
+static __always_inline int walk_ipv6(struct __sk_buff *skb, __u32 end, __u32 *at, __u8 *next)
+{
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		__u8 header[2];
+
+		if (*at > L4_MAX)
+			return UP_MALFORMED;
+		if (*next == IPPROTO_TCP || *next == IPPROTO_UDP)
+			return RECEIVED;
+		if (*next == IPPROTO_FRAGMENT)
+			return UP_FRAGMENT;
+		if (*next == IPPROTO_SCTP || *next == IPPROTO_ESP)
+			return RECEIVED;
+		if (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING && *next != IPPROTO_DSTOPTS &&
+		    *next != IPPROTO_AH)
+			return UP_PROTOCOL;
+		if (*at + 8 > end || bpf_skb_load_bytes(skb, *at, header, sizeof(header)))
+			return UP_MALFORMED;
+		/* over IPv6, AH is an extension header like the others: what is behind it counts */
+		*at += *next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+		*next = header[0];
+	}
+	return UP_MALFORMED;
+}
+
 static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_LEN;
 	__u32 at = ETH_LEN + IPV6_LEN;
 	__u8 next;
+	int why;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return UP_MALFORMED;
@@ -132,32 +161,10 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->dont_fragment = 1;
 	next = ip->nexthdr;
 
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
-		__u8 header[2];
-
-		if (at > L4_MAX)
-			return UP_MALFORMED;
-		if (next == IPPROTO_TCP || next == IPPROTO_UDP) {
-			p->tuple.protocol = next;
-			p->l4 = at;
-			return RECEIVED;
-		}
-		if (next == IPPROTO_FRAGMENT)
-			return UP_FRAGMENT;
-		if (next == IPPROTO_SCTP || next == IPPROTO_ESP) {
-			p->tuple.protocol = next;
-			p->l4 = at;
-			return RECEIVED;
-		}
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH)
-			return UP_PROTOCOL;
-		if (at + 8 > p->length + ETH_LEN || bpf_skb_load_bytes(skb, at, header, sizeof(header)))
-			return UP_MALFORMED;
-		/* over IPv6, AH is an extension header like the others: what is behind it counts */
-		at += next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
-		next = header[0];
-	}
-	return UP_MALFORMED;
+	why = walk_ipv6(skb, p->length + ETH_LEN, &at, &next);
+	p->tuple.protocol = next;
+	p->l4 = at;
+	return why;
 }
 
 /* The ports and TCP flags. UP_MALFORMED: not even the ports are there. */
@@ -230,7 +237,7 @@ __noinline int parse_rarer(struct __sk_buff *skb, struct packet *p)
  * A function of its own for the verifier too: what follows need not be proven again for every way through here. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *data, *end;
 	int why;
 
 	if (!p)
@@ -239,8 +246,14 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		return UP_NOT_IP;
 	if (skb->pkt_type != PACKET_HOST)
 		return UP_OTHER_HOST;
-	if (skb->vlan_present)	/* it comes again, untagged, on the VLAN's own interface */
-		return UP_VLAN;
+	if (skb->vlan_present) {
+		if (skb->vlan_tci & VLAN_ID)	/* it comes again, untagged, on the VLAN's own interface */
+			return UP_VLAN;
+		if (bpf_skb_vlan_pop(skb))	/* a priority and nothing else: it is not to go on with the packet */
+			return UP_MALFORMED;
+	}
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
 	if (data + ETH_LEN + IPV6_LEN > end && skb->gso_size != GSO_BY_FRAGS) {
 		/* a short packet, or one whose headers are not in the first piece */
 		if (bpf_skb_pull_data(skb, skb->len < HEADROOM_MAX ? skb->len : HEADROOM_MAX))

@@ -29,6 +29,7 @@
 #include "outgoing.h"
 #include "icmp.h"
 #include "sweep.h"
+#include "steps.h"
 
 /* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
  * it. So that is done again in its new place: a state to which an event of TCP has led is one that it leads to itself;
@@ -251,6 +252,18 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #define PACKET(name) struct packet name##_here, *name = &name##_here
 #endif
 
+#include "related.h"
+
+/* Whose a packet is that is not a connection's own. */
+static __always_inline int step_of(const struct packet *p, int reason)
+{
+	__u8 protocol = p->tuple.protocol;
+
+	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return STEP_RELATED;
+	return STEPS;
+}
+
 SEC("tc")
 int ingress(struct __sk_buff *skb)
 {
@@ -266,6 +279,7 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
+	bpf_tail_call(skb, &steps, step_of(p, reason));
 	if (out.error) {
 		if (!p->uncounted)
 			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */

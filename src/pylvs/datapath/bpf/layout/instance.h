@@ -27,6 +27,7 @@ enum reason {
 	FORWARDED_NAT_REQUEST,
 	FORWARDED_NAT_REPLY,
 	FORWARDED_ROUTE,
+	FORWARDED_RELATED,
 	UP_NOT_IP,
 	UP_OTHER_HOST,
 	UP_VLAN,
@@ -44,6 +45,7 @@ enum reason {
 	UP_REPLY_TTL,
 	UP_REPLY_TOO_BIG,
 	UP_REPLY_NOT_ROUTED,
+	UP_RELATED_UNKNOWN,
 	DROPPED_TRUNCATED,
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
@@ -57,9 +59,16 @@ enum reason {
 	DROPPED_TOO_BIG,
 	DROPPED_NEEDS_FRAGMENTS,
 	DROPPED_REWRITE_FAILED,
+	DROPPED_WRONG_CHECKSUM,
 	ANSWERED_ICMP,
 	ANSWERED_ICMP_LIMITED,
 	REASONS,
+};
+
+/* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
+enum step {
+	STEP_RELATED,
+	STEPS,
 };
 
 enum resizing {

@@ -7,50 +7,51 @@
  */
 #pragma once
 
-#define UDP_CHUNK 512
+enum { SUM_CHUNK = 512 };
 
-struct udp_sum {
+/* Some of a packet's bytes, to be summed up: SUM_CHUNK at a time. */
+struct sum_over {
 	struct __sk_buff *skb;
 	__u32 at;
 	__u32 left;
 	__s64 sum;
 };
 
-static long udp_sum_step(__u64 i, struct udp_sum *u)
+static long sum_over_step(__u64 i, struct sum_over *over)
 {
 	__u8 *buffer = at(&scratch, 0);
-	__u32 size = u->left > UDP_CHUNK ? UDP_CHUNK : u->left;
+	__u32 size = over->left > SUM_CHUNK ? SUM_CHUNK : over->left;
 
 	if (!buffer || !size)
 		return 1;
-	size = within(size, UDP_CHUNK);
-	if (bpf_skb_load_bytes(u->skb, u->at, buffer, size))
+	size = within(size, SUM_CHUNK);
+	if (bpf_skb_load_bytes(over->skb, over->at, buffer, size))
 		return 1;
-	if (size < UDP_CHUNK)
+	if (size < SUM_CHUNK)
 		__builtin_memset(buffer + size, 0, 4);
-	u->sum = bpf_csum_diff(NULL, 0, (__be32 *)buffer, (size + 3) & ~3u, u->sum);
-	u->at += size;
-	u->left -= size;
+	over->sum = bpf_csum_diff(NULL, 0, (__be32 *)buffer, (size + 3) & ~3u, over->sum);
+	over->at += size;
+	over->left -= size;
 	return 0;
 }
 
 /* A UDP datagram without a checksum leaves with a real one, as from kernel IPVS. The field is 0 when this is called. */
 __noinline int udp_fill_checksum(struct __sk_buff *skb, __u32 l4, __u32 src, __u32 dst)
 {
-	struct udp_sum u = { .skb = skb, .at = l4 };
+	struct sum_over over = { .skb = skb, .at = l4 };
 	__u16 length, sum;
 
 	if (bpf_skb_load_bytes(skb, l4 + 4, &length, 2))
 		return 0;
-	u.left = bpf_ntohs(length);
-	if (u.left < UDP_LEN)
+	over.left = bpf_ntohs(length);
+	if (over.left < UDP_LEN)
 		return 1;	/* nonsense: left as it came */
-	u.sum = (__u64)src + dst + bpf_htons(IPPROTO_UDP) + length;
-	u.sum = (u.sum & 0xffffffff) + (u.sum >> 32);
-	bpf_loop(65536 / UDP_CHUNK, udp_sum_step, &u, 0);
-	if (u.left)
+	over.sum = (__u64)src + dst + bpf_htons(IPPROTO_UDP) + length;
+	over.sum = (over.sum & 0xffffffff) + (over.sum >> 32);
+	bpf_loop(65536 / SUM_CHUNK, sum_over_step, &over, 0);
+	if (over.left)
 		return 0;
-	sum = ~fold((__u32)u.sum);
+	sum = ~fold((__u32)over.sum);
 	if (!sum)
 		sum = 0xffff;
 	return bpf_skb_store_bytes(skb, l4 + 6, &sum, 2, 0) == 0;
