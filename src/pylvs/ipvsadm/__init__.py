@@ -32,7 +32,27 @@ def main_save() -> None:
 
 def main_restore() -> None:
     """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments."""
+    _take_input()
     raise SystemExit(_run(["-C"]) or _run(["-R"]))
+
+
+def _take_input() -> None:
+    """Reads all of standard input, without lines that begin with #, as the original's script does before it empties the
+    table: what it reads may come from an ipvsadm-save that is still running.
+    """
+    if sys.stdin is None:
+        return
+    from io import BytesIO, TextIOWrapper
+
+    try:
+        lines = sys.stdin.buffer.read().split(b"\n")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as error:  # a directory, or the like
+        _say(f"ipvsadm-restore: standard input cannot be read: {error}")
+        raise SystemExit(70) from None
+    text = b"\n".join(line for line in lines if not line.startswith(b"#"))
+    sys.stdin = TextIOWrapper(BytesIO(text), encoding=sys.stdin.encoding)
 
 
 def _run(words: list[str]) -> int:
