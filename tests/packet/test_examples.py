@@ -28,6 +28,7 @@ FILES = {
     "/etc/sysctl.d/60-lvs.conf": "net.ipv4.vs.drop_entry = 1\n",
     "/root/rules": "",
 }
+DOCS = Path(__file__).parents[2] / "docs"
 # what has to be there before
 BEFORE = {
     "pylvs mark del --in": "pylvs mark add --in d0 --proto udp --dport 5000:5999 --mark 2",
@@ -164,6 +165,46 @@ def test_an_example_of_the_manual(lvs: Harness, type_in: Type, lines: str) -> No
     wanted = len(re.findall(r"(?:^|ipvsadm )-[Aa] ", lines.rpartition("ipvsadm -C\n")[2], re.MULTILINE))
     if "ipvsadm -a" in lines.rpartition("ipvsadm -C\n")[2] or "-R <<" in lines:
         assert len(said) == wanted - lines.count("ipvsadm -d "), said
+
+
+def test_what_an_init_script_does(type_in: Type) -> None:
+    """Debian's and Fedora's, call for call: see docs/replacing-ipvsadm.md."""
+    type_in("""echo "# ipvsadm.rules" > /etc/ipvsadm.rules
+ipvsadm -A -t 10.0.0.1:80 -s rr
+ipvsadm -a -t 10.0.0.1:80 -r 10.2.0.1 -m
+ipvsadm -S -n >> /etc/ipvsadm.rules
+ipvsadm -C
+grep -v "^#" /etc/ipvsadm.rules | ipvsadm -R
+ipvsadm -L -n
+ipvsadm -L --rate -n""")
+    saved = type_in("ipvsadm -Sn")
+    assert len(saved.splitlines()) == 2
+    type_in("""bash -c "exec ipvsadm-save -n > /etc/ipvsadm.rules"
+ipvsadm -C
+bash -c "exec ipvsadm-restore < /etc/ipvsadm.rules\"""")
+    assert type_in("ipvsadm -Sn") == saved
+
+
+def test_the_quickstart(type_in: Type) -> None:
+    """All that is typed on a director."""
+    text = (DOCS / "quickstart.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^# ((?:ipvsadm|pylvs (?!lab|unload)).*)$", text, re.MULTILINE)
+    assert len(lines) > 12
+    # the section on LVS-DR begins anew
+    place = next(at for at, line in enumerate(lines) if line.startswith("ipvsadm -a") and line.endswith("-g"))
+    type_in("\n".join([*lines[: place - 1], "ipvsadm -C", *lines[place - 1 :]]))
+    assert len(type_in("ipvsadm -Sn").splitlines()) == 3
+
+
+@pytest.mark.parametrize("page", ["quickstart.md", "replacing-ipvsadm.md", "reference.md"])
+def test_every_pylvs_command_in_the_docs_can_be_typed(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    parsers = every_parser()
+    for line in re.findall(r"^(?:\S*# |.*\| )pylvs ([^|#<>\n]*)", text, re.MULTILINE):
+        words = shlex.split(line)
+        path = " ".join(words[:2]) if " ".join(words[:2]) in parsers else words[0]
+        if "--help" not in words:
+            parsers[path].parse_args(words[len(path.split()) :])
 
 
 @pytest.mark.parametrize(("name", "command"), HELPED)
