@@ -11,8 +11,8 @@ from typing import NamedTuple
 from pylvs import proc, sysctl
 from pylvs.cli import COMMANDS
 from pylvs.cli.parsing import Parser, every_parser
+from pylvs.ipvsadm import help as texts
 from pylvs.ipvsadm import options
-from pylvs.ipvsadm.help import USAGE
 from pylvs.lab.topologies import TOPOLOGIES
 from pylvs.protocols import timeouts
 from pylvs.schedulers import NAMES, NONE
@@ -52,6 +52,9 @@ _ARGUMENTS = {
     "mcast-interface": "interface",
     "pe": "engine",
 }
+# ours; none of them in a version that has only the original's
+_EXTENSIONS: dict[str, tuple[str, int]] = getattr(options, "EXTENSIONS", {})
+_EXTENDED: dict[str, str] = getattr(options, "EXTENSIONS_ALLOWED", {})
 GROUPS = {
     "service-address": ("tcp-service", "udp-service", "sctp-service", "fwmark-service", "ipv6"),
     "forwarding-method": ("masquerading", "gatewaying", "ipip"),
@@ -107,10 +110,12 @@ class Program(NamedTuple):
 def programs() -> list[Program]:
     """All programs that are completed."""
     save = Option(("-n",), NO, "", "numeric output of addresses and ports")
+    said = descriptions()
+    restore = tuple(_option(name, said.get(name, name)) for name in _EXTENSIONS)
     return [
         Program("ipvsadm", tuple(_ipvsadm()), True),
         Program("ipvsadm-save", (Node("", (), (save,)),), False),
-        Program("ipvsadm-restore", (Node("", (), ()),), False),
+        Program("ipvsadm-restore", (Node("", (), restore),), False),
         Program("pylvs", tuple(_pylvs()), False),
     ]
 
@@ -121,7 +126,7 @@ def programs() -> list[Program]:
 def descriptions() -> dict[str, str]:
     """What `ipvsadm -h` says of each option, in a few words."""
     found = {"version": "display the version"}
-    for line in USAGE.splitlines():
+    for line in (texts.USAGE + getattr(texts, "EXTENSIONS_USAGE", "")).splitlines():
         if match := re.match(r"  --([\w-]+)", line):
             found[match[1]] = re.split(r"\s{2,}", line.strip())[-1].rstrip(",")
     return found
@@ -129,18 +134,18 @@ def descriptions() -> dict[str, str]:
 
 def _ipvsadm() -> Iterator[Node]:
     said = descriptions()
-    known = {name: _option(name, said.get(name, name)) for name in options.OPTIONS}
+    known = {name: _option(name, said.get(name, name)) for name in options.OPTIONS | _EXTENSIONS}
     yield Node("", (), tuple(known[name] for name in options.COMMANDS))
     for command, internal in options.COMMANDS.items():
         allowed: list[str] = []
-        for rule in options.ALLOWED.get(internal, "").split():
+        for rule in (*options.ALLOWED.get(internal, "").split(), *_EXTENDED.get(internal, "").split()):
             name = rule.lstrip("+1")
             allowed += GROUPS.get(name, (name,))
         yield Node(command, (), tuple(known[name] for name in allowed))
 
 
 def _option(name: str, text: str) -> Option:
-    letters, argument = options.OPTIONS[name]
+    letters, argument = (options.OPTIONS | _EXTENSIONS)[name]
     takes = {options.FLAG: NO, options.REQUIRED: YES, options.OPTIONAL: MAYBE}[argument]
     spellings = (*(f"-{letter}" for letter in letters), f"--{name}")
     return Option(spellings, takes, _ARGUMENTS.get(name, ""), text)

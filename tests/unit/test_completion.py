@@ -48,7 +48,7 @@ BASH = [
     ("ipvsadm --add-", ["--add-service", "--add-server"]),
     ("ipvsadm --start-daemon ", ["master", "backup"]),
     ("ipvsadm-save -", ["-n"]),
-    ("ipvsadm-restore -", []),
+    ("ipvsadm-restore x", []),
     ("pylvs mark ", ["add", "del", "list", "flush", "import", "route"]),
     ("pylvs mark add --family=", ["ipv4", "ipv6"]),
     ("pylvs sysctl drop", ["drop_entry", "drop_packet"]),

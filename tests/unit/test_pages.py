@@ -49,6 +49,10 @@ def page(name: str) -> str:
     return (SOURCES / name).read_text(encoding="utf-8")
 
 
+def _extensions() -> dict[str, tuple[str, int]]:
+    return getattr(options, "EXTENSIONS", {})
+
+
 @needs_mandoc
 @pytest.mark.parametrize("name", sorted(pages()))
 def test_mandoc_has_nothing_to_complain_of(share: Path, name: str) -> None:
@@ -84,6 +88,8 @@ def documented() -> dict[str, tuple[str, bool]]:
 
 def test_ipvsadm_options_and_the_page_are_the_same() -> None:
     there = {name: (letters, argument != options.FLAG) for name, (letters, argument) in options.OPTIONS.items()}
+    # what of the extensions this version has
+    there |= {name: (letters, argument != options.FLAG) for name, (letters, argument) in _extensions().items()}
     there["set"] = ("", True)  # its three numbers are words
     told = documented()
     assert {name: value for name, value in told.items() if name not in EXTENSIONS - there.keys()} == there
@@ -139,7 +145,7 @@ def test_every_help_says_what_for_with_an_example_and_exit_codes(name: str) -> N
 def test_the_pages_of_the_small_programs_say_what_they_take() -> None:
     assert "-n option" in SAVE_USAGE
     assert re.findall(r"^\.It Fl (\S+)$", page("ipvsadm-save.8"), re.MULTILINE) == ["n"]
-    assert not re.findall(r"^\.It Fl ", page("ipvsadm-restore.8"), re.MULTILINE)
+    assert set(re.findall(r"^\.It Fl -(\S+)$", page("ipvsadm-restore.8"), re.MULTILINE)) == EXTENSIONS
     assert "--save" in USAGE
 
 
