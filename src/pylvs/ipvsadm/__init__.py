@@ -5,6 +5,7 @@ grammar.py   words -> Request;  addresses.py and numbers.py  their smallest part
 commands.py  Request -> Director;  daemon.py  the part of it about sync daemons
 render.py    the listings;  order.py  their order;  names.py  their names
 save.py      -S and -R
+input.py     what ipvsadm-restore does with its input
 messages.py  the words for refusals;  help.py  those of -h
 """
 
@@ -32,27 +33,21 @@ def main_save() -> None:
 
 def main_restore() -> None:
     """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments."""
-    _take_input()
-    raise SystemExit(_run(["-C"]) or _run(["-R"]))
+    raise SystemExit(_taking_input() or _run(["-C"]) or _run(["-R"]))
 
 
-def _take_input() -> None:
-    """Reads all of standard input, without lines that begin with #, as the original's script does before it empties the
-    table: what it reads may come from an ipvsadm-save that is still running.
-    """
-    if sys.stdin is None:
-        return
-    from io import BytesIO, TextIOWrapper
+def _taking_input() -> int:
+    from pylvs.ipvsadm import input as standard_input
+    from pylvs.ipvsadm.messages import INTERNAL, INTERRUPTED
 
     try:
-        lines = sys.stdin.buffer.read().split(b"\n")
+        standard_input.take()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except OSError as error:  # a directory, or the like
-        _say(f"ipvsadm-restore: standard input cannot be read: {error}")
-        raise SystemExit(70) from None
-    text = b"\n".join(line for line in lines if not line.startswith(b"#"))
-    sys.stdin = TextIOWrapper(BytesIO(text), encoding=sys.stdin.encoding)
+        return INTERRUPTED
+    except OSError as error:
+        _say(f"ipvsadm: {error}")
+        return INTERNAL
+    return 0
 
 
 def _run(words: list[str]) -> int:
