@@ -25,11 +25,13 @@ SAVED = ".pylvs-original"
 _FRESH = ".pylvs-new"  # of a link that is about to take a name over
 _SEARCHED = ("sbin", "usr/sbin", "usr/bin", "bin", "usr/local/sbin")
 _MAN = "usr/share/man/man8"
-_COMPLETIONS = {
-    "share/bash-completion/completions/{}": "usr/share/bash-completion/completions/{}",
-    "share/zsh/site-functions/_{}": "usr/share/zsh/site-functions/_{}",
-    "share/fish/vendor_completions.d/{}.fish": "usr/share/fish/vendor_completions.d/{}.fish",
-}
+# ours, and where the shells look; a shell that is not there needs none
+_COMPLETIONS = (
+    ("share/bash-completion/completions/{}", "usr/share/bash-completion/completions/{}"),
+    ("share/zsh/site-functions/_{}", "usr/share/zsh/site-functions/_{}"),
+    ("share/zsh/site-functions/_{}", "usr/share/zsh/vendor-completions/_{}"),  # Debian's
+    ("share/fish/vendor_completions.d/{}.fish", "usr/share/fish/vendor_completions.d/{}.fish"),
+)
 
 
 class AlternativeError(LVSError):
@@ -170,9 +172,8 @@ class System:
                 # man takes the first that it finds, so the original's must go, however it is packed
                 places += [self._place(f"{_MAN}/{name}.8{end}", "") for end in self._packed(name)]
                 places.append(self._place(f"{_MAN}/{name}.8", f"{self.prefix}/{page}"))
-            for source, place in _COMPLETIONS.items():
+            for source, place in _COMPLETIONS:
                 file = f"{self.prefix}/{source.format(name)}"
-                # a shell that is not there needs no completion
                 if os.path.isdir(os.path.dirname(self._at(place))) and os.path.exists(self._inside(file)):
                     places.append(self._place(place.format(name), file))
         return places

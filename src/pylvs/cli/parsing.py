@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 EXITS = {0: "done", 1: "refused; standard error says why", 2: "a wrong command line; nothing was changed"}
 """The exit codes of every command; a parser's own go over them."""
-COMMON_EXITS = {70: "an internal error", 130: "interrupted by SIGINT"}
+COMMON_EXITS = {70: "an internal error", 130: "interrupted by SIGINT", 141: "nobody reads the output any more"}
 """Those that any command may end with; told once, in pylvs(8)."""
 _COLUMN = 50  # where the words beside an example stand
 
