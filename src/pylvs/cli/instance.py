@@ -2,9 +2,9 @@
 
 import argparse
 
-from pylvs.cli.parsing import Parser
+from pylvs.cli.parsing import Parser, number
 from pylvs.datapath import instance, interfaces, loading, resize
-from pylvs.errors import DatapathError
+from pylvs.errors import DatapathError, InvalidValue
 
 _LOAD = """\
 Load the packet path into this network namespace and attach it to every interface.
@@ -39,21 +39,21 @@ def _parser() -> Parser:
     load = commands.add_parser("load", description=_LOAD, examples=_LOAD_EXAMPLES)
     load.add_argument(
         "--conn-tab-bits",
-        type=_number,
+        type=number,
         metavar="N",
         help="size of the connection table: 2^N slots (12 to 26); default: by the machine's memory. An IPv4 connection "
         "takes one slot, under LVS-NAT two. Changed while packets pass if the packet path is loaded already",
     )
     load.add_argument(
         "--max-services",
-        type=_number,
+        type=number,
         default=loading.MAX_SERVICES,
         metavar="N",
         help="room for N virtual services (default %(default)s)",
     )
     load.add_argument(
         "--max-dests",
-        type=_number,
+        type=number,
         default=loading.MAX_DESTS,
         metavar="N",
         help="room for N real servers (default %(default)s)",
@@ -66,21 +66,19 @@ def _parser() -> Parser:
     return parser
 
 
-def _number(word: str) -> int:
-    if not word.isascii() or not word.isdecimal() or len(word) > 9:
-        raise argparse.ArgumentTypeError(f"'{word}' is no number")
-    return int(word)
-
-
 def parsers() -> list[Parser]:
     """For pylvs.cli.parsing."""
     return list(_parser().subcommands().values())
 
 
 def main(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.command == "load":
-        return _load(arguments)
+        try:
+            return _load(arguments)
+        except InvalidValue as error:  # a size that cannot be, whatever there is
+            parser.subcommands()["load"].error(str(error))
     if arguments.command == "unload":
         print("unloaded" if loading.unload() else "nothing was loaded")
         return 0

@@ -5,7 +5,7 @@ import os
 import sys
 
 import pylvs.lab.namespaces as ns
-from pylvs.cli.parsing import Parser
+from pylvs.cli.parsing import Parser, number
 from pylvs.lab import state
 from pylvs.lab.lab import Lab, LabError, environment, require_root, take_down
 from pylvs.lab.processes import is_alive
@@ -50,7 +50,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     up.add_argument("topology", choices=TOPOLOGIES, help="pylvs lab show draws them")
     up.add_argument("--name", help="of this lab; default: the topology's")
-    up.add_argument("--realservers", type=int, metavar="K", help="how many (default 3)")
+    up.add_argument("--realservers", type=number, metavar="K", help="how many (default 3)")
     up.set_defaults(run=_up)
 
     execute = commands.add_parser(

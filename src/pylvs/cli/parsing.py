@@ -106,6 +106,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
 
+def number(word: str) -> int:
+    """The type of an argument that is a number from 0 on."""
+    if not word.isascii() or not word.isdecimal() or len(word) > 9:
+        raise argparse.ArgumentTypeError(f"'{word}' is no number")
+    return int(word)
+
+
 def every_parser() -> dict[str, Parser]:
     """All commands and subcommands in the order of `pylvs --help`: "status", "conns", "conns flush", ..."""
     from importlib import import_module

@@ -8,6 +8,7 @@ from itertools import islice
 from pylvs import proc
 from pylvs.cli.parsing import Parser
 from pylvs.director import Director
+from pylvs.errors import InvalidValue
 
 _LINES = 512  # written at once
 
@@ -55,12 +56,17 @@ def parsers() -> list[Parser]:
 def main(argv: list[str]) -> int:
     if argv[:1] == ["mount"]:
         return _mount(argv[1:])
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.name is None:
         print("\n".join(proc.FILES))
         return 0
     with Director() as director:
-        _print(proc.lines(director, arguments.name, arguments.hz))
+        try:
+            lines = proc.lines(director, arguments.name, arguments.hz)
+        except InvalidValue as error:
+            parser.error(str(error))
+        _print(lines)
     return 0
 
 

@@ -102,7 +102,10 @@ def main(argv: list[str]) -> int:
         else:
             wishes.append(Wish(name, value if equals else None))
     if arguments.pattern is not None:
-        wishes = _matching(wishes, arguments.pattern)
+        try:
+            wishes = _matching(wishes, arguments.pattern)
+        except InvalidValue as error:
+            parser.error(str(error))
     with Director() as director:
         return int(not _Session(director, arguments).run(wishes) or failed)
 
