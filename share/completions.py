@@ -69,6 +69,7 @@ _WORDS = {
     "--state": "state",
     "--proto": "protocol",
     "--in": "interface",
+    "--dev": "interface",
     "--root": "directory",
     "--prefix": "directory",
     "interface": "interface",

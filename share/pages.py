@@ -8,6 +8,7 @@ import pylvs
 from pylvs import sysctl
 from pylvs.cli import COMMANDS
 from pylvs.cli.parsing import COMMON_EXITS, EXITS, Parser, every_parser
+from pylvs.cli.realserver import MEANING as UNWRAPPED
 from pylvs.cli.status import MEANING
 from pylvs.protocols import timeouts
 
@@ -149,6 +150,10 @@ def _reasons() -> Iterator[str]:
     return _list((f".It Li {name}", what) for name, what in MEANING.items())
 
 
+def _unwrapped() -> Iterator[str]:
+    return _list((f".It Li {name}", what) for name, what in UNWRAPPED.items())
+
+
 def _exits() -> Iterator[str]:
     return _list((f".It {code}", meaning) for code, meaning in (EXITS | COMMON_EXITS).items())
 
@@ -158,5 +163,6 @@ _INCLUDES: dict[str, Callable[[], Iterator[str]]] = {
     "sysctls": _sysctls,
     "timeouts": _timeouts,
     "reasons": _reasons,
+    "unwrapped": _unwrapped,
     "exits": _exits,
 }

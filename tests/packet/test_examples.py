@@ -1,7 +1,7 @@
 """Every example of the manual pages and of `pylvs --help`, typed into a shell before a director of its own.
 
-What would end the director, or leave this test, is only parsed: labs, the demo and install-alternative have tests of
-their own.
+What would end the director, or leave this test, is only parsed: labs, the demo, real servers and
+install-alternative have tests of their own.
 """
 
 import importlib
@@ -36,7 +36,7 @@ BEFORE = {
     "pylvs mark route del": "pylvs mark route 1",
 }
 MARKED = "*mangle\n-A PREROUTING -d 10.0.0.1/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0xffffffff\nCOMMIT\n"
-NOT_HERE = ("lab", "demo", "install-alternative", "proc mount", "unload", "prune", "load")
+NOT_HERE = ("lab", "demo", "install-alternative", "proc mount", "unload", "prune", "load", "realserver")
 
 Type = Callable[[str], str]
 PROGRAMS = {

@@ -19,6 +19,7 @@ COMMANDS = {
     "detach": ("instance", "take it off an interface"),
     "prune": ("instance", "remove what is left of network namespaces that are gone"),
     "install-alternative": ("alternative", "our ipvsadm in the place of the system's, and back"),
+    "realserver": ("realserver", "on a real server: unwrap LVS-TUN's packets, and see what the host still needs"),
     "lab": ("lab", "clusters in network namespaces, to try things out"),
     "demo": ("demo", "a minute's tour: two clusters, real connections, what ipvsadm shows"),
 }
