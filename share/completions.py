@@ -52,9 +52,6 @@ _ARGUMENTS = {
     "mcast-interface": "interface",
     "pe": "engine",
 }
-# ours; none of them in a version that has only the original's
-_EXTENSIONS: dict[str, tuple[str, int]] = getattr(options, "EXTENSIONS", {})
-_EXTENDED: dict[str, str] = getattr(options, "EXTENSIONS_ALLOWED", {})
 GROUPS = {
     "service-address": ("tcp-service", "udp-service", "sctp-service", "fwmark-service", "ipv6"),
     "forwarding-method": ("masquerading", "gatewaying", "ipip"),
@@ -112,7 +109,7 @@ def programs() -> list[Program]:
     """All programs that are completed."""
     save = Option(("-n",), NO, "", "numeric output of addresses and ports")
     said = descriptions()
-    restore = tuple(_option(name, said.get(name, name)) for name in _EXTENSIONS)
+    restore = tuple(_option(name, said.get(name, name)) for name in options.EXTENSIONS)
     return [
         Program("ipvsadm", tuple(_ipvsadm()), True),
         Program("ipvsadm-save", (Node("", (), (save,)),), False),
@@ -127,26 +124,26 @@ def programs() -> list[Program]:
 def descriptions() -> dict[str, str]:
     """What `ipvsadm -h` says of each option, in a few words."""
     found = {"version": "display the version"}
-    for line in (texts.USAGE + getattr(texts, "EXTENSIONS_USAGE", "")).splitlines():
+    for line in (texts.USAGE + texts.EXTENSIONS_USAGE).splitlines():
         if match := re.match(r"  --([\w-]+)", line):
-            found[match[1]] = re.split(r"\s{2,}", line.strip())[-1].rstrip(",")
+            found[match[1]] = re.split(r"\s{2,}", line.strip())[-1].rstrip(",;")
     return found
 
 
 def _ipvsadm() -> Iterator[Node]:
     said = descriptions()
-    known = {name: _option(name, said.get(name, name)) for name in options.OPTIONS | _EXTENSIONS}
+    known = {name: _option(name, said.get(name, name)) for name in options.OPTIONS | options.EXTENSIONS}
     yield Node("", (), tuple(known[name] for name in options.COMMANDS))
     for command, internal in options.COMMANDS.items():
         allowed: list[str] = []
-        for rule in (*options.ALLOWED.get(internal, "").split(), *_EXTENDED.get(internal, "").split()):
+        for rule in (*options.ALLOWED.get(internal, "").split(), *options.EXTENSIONS_ALLOWED.get(internal, "").split()):
             name = rule.lstrip("+1")
             allowed += GROUPS.get(name, (name,))
         yield Node(command, (), tuple(known[name] for name in allowed))
 
 
 def _option(name: str, text: str) -> Option:
-    letters, argument = (options.OPTIONS | _EXTENSIONS)[name]
+    letters, argument = (options.OPTIONS | options.EXTENSIONS)[name]
     takes = {options.FLAG: NO, options.REQUIRED: YES, options.OPTIONAL: MAYBE}[argument]
     spellings = (*(f"-{letter}" for letter in letters), f"--{name}")
     return Option(spellings, takes, _ARGUMENTS.get(name, ""), text)

@@ -23,8 +23,7 @@ from pylvs.schedulers import NAMES
 
 DOCS = Path(__file__).parents[2] / "docs" / "man"
 VARIABLE = "PYLVS_WRITE_DOCS"
-EXTENSIONS = {"json", "atomic", "dry-run", "explain"}
-"""Of ipvsadm: ours; the page has them in a section of their own."""
+ALL = options.OPTIONS | options.EXTENSIONS
 needs_mandoc = pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
 needs_man = pytest.mark.skipif(not shutil.which("man"), reason="man is not installed")
 
@@ -47,10 +46,6 @@ def run(*words: str) -> str:
 
 def page(name: str) -> str:
     return (SOURCES / name).read_text(encoding="utf-8")
-
-
-def _extensions() -> dict[str, tuple[str, int]]:
-    return getattr(options, "EXTENSIONS", {})
 
 
 @needs_mandoc
@@ -87,14 +82,12 @@ def documented() -> dict[str, tuple[str, bool]]:
 
 
 def test_ipvsadm_options_and_the_page_are_the_same() -> None:
-    there = {name: (letters, argument != options.FLAG) for name, (letters, argument) in options.OPTIONS.items()}
-    # what of the extensions this version has
-    there |= {name: (letters, argument != options.FLAG) for name, (letters, argument) in _extensions().items()}
+    there = {name: (letters, argument != options.FLAG) for name, (letters, argument) in ALL.items()}
     there["set"] = ("", True)  # its three numbers are words
     told = documented()
-    assert {name: value for name, value in told.items() if name not in EXTENSIONS - there.keys()} == there
+    assert told == there
     section = page("ipvsadm.8").partition(".Sh PYLVS EXTENSIONS")[2].partition(".Sh ")[0]
-    assert all(f".It Fl -{name}\n" in section for name in EXTENSIONS)
+    assert all(f".It Fl -{name}\n" in section for name in options.EXTENSIONS)
 
 
 def test_the_synopsis_has_every_command() -> None:
@@ -109,7 +102,8 @@ def test_every_option_belongs_to_a_command() -> None:
     """Or nobody could complete it."""
     allowed = {rule.lstrip("+1") for rules in options.ALLOWED.values() for rule in rules.split()}
     grouped = {name for group in GROUPS.values() for name in group}
-    assert {name for name in options.OPTIONS if name not in options.COMMANDS} <= allowed | grouped
+    allowed |= {name for names in options.EXTENSIONS_ALLOWED.values() for name in names.split()}
+    assert {name for name in ALL if name not in options.COMMANDS} <= allowed | grouped
 
 
 def test_every_scheduler_is_told() -> None:
@@ -145,7 +139,7 @@ def test_every_help_says_what_for_with_an_example_and_exit_codes(name: str) -> N
 def test_the_pages_of_the_small_programs_say_what_they_take() -> None:
     assert "-n option" in SAVE_USAGE
     assert re.findall(r"^\.It Fl (\S+)$", page("ipvsadm-save.8"), re.MULTILINE) == ["n"]
-    assert set(re.findall(r"^\.It Fl -(\S+)$", page("ipvsadm-restore.8"), re.MULTILINE)) == EXTENSIONS
+    assert set(re.findall(r"^\.It Fl -(\S+)$", page("ipvsadm-restore.8"), re.MULTILINE)) == options.EXTENSIONS.keys()
     assert "--save" in USAGE
 
 
