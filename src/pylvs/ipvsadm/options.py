@@ -242,8 +242,13 @@ def check_tunnel_options(tunnel: str, given: set[str]) -> None:
     _check(given, TUNNEL_ORDER, TUNNEL_ALLOWED[tunnel], f"the '{tunnel}' tunnel type")
 
 
+_RULES: dict[str, dict[str, str]] = {}
+
+
 def _check(given: set[str], order: Sequence[str], allowed: str, what: str) -> None:
-    rules = {rule.lstrip("+1"): rule[0] for rule in allowed.split()}
+    rules = _RULES.get(allowed)
+    if rules is None:  # a restore asks for the same ones line by line
+        rules = _RULES[allowed] = {rule.lstrip("+1"): rule[0] for rule in allowed.split()}
     only: str | None = None
     for name in order:
         rule = rules.get(name)
