@@ -18,6 +18,7 @@ from pylvs.datapath.instance import (
     directory,
     entrance,
     learn_addresses,
+    local_ports,
     permit,
     sysctl_defaults,
     unprivileged,
@@ -152,6 +153,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             sysctl_saved=closed,
             unprivileged=unprivileged(),
             ftp_ports=2 * ftpports.row(ftpports.DEFAULT),
+            local_ports=local_ports(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
         )

@@ -24,7 +24,11 @@
 #include "sip.h"
 #include "xmit/route.h"
 #include "xmit/nat.h"
+#include "xmit/sum.h"
+#include "xmit/cut.h"
 #include "forward.h"
+#include "xmit/mtu.h"
+#include "xmit/tunnel.h"
 #include "admit.h"
 #include "outgoing.h"
 #include "icmp.h"
@@ -84,6 +88,8 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
+	if (conn_method(c) == METHOD_TUNNEL)
+		return tunnel_request(skb, p, dest, out, now);
 	return forward_request(skb, p, &way, out, now);
 }
 
@@ -159,7 +165,12 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
-	reason = d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : forward_request(skb, p, &way, out, now);
+	if (d->flags & DEST_LOCAL)
+		reason = UP_LOCAL_REAL_SERVER;
+	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
+		reason = tunnel_request(skb, p, birth->dest, out, now);
+	else
+		reason = forward_request(skb, p, &way, out, now);
 	once_ended(birth, load, now);
 	return reason;
 }
@@ -253,7 +264,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
 		reason = request(skb, p, cfg, &found, c, out, now);
-	if (TWO_TABLES && reason <= FORWARDED_ROUTE)
+	if (TWO_TABLES && reason <= FORWARDED_TUNNEL)
 		follow(p, &found, now);
 	return reason;
 }
@@ -273,6 +284,8 @@ static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct 
 		if (!p->uncounted)
 			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
 		out->verdict = icmp_answer(skb, p, out->error - 1, out->mtu);
+	} else if (out->mtu) {
+		reason = in_pieces(skb, p, out, reason);
 	}
 	note(reason);
 	return out->verdict;

@@ -280,7 +280,7 @@ static __always_inline int ftp_way(struct __sk_buff *skb, struct ftp_visit *v, s
 	}
 	if (reason == RECEIVED)
 		reason = ftp_forward(skb, out, now);
-	if (TWO_TABLES && reason <= FORWARDED_ROUTE)
+	if (TWO_TABLES && reason <= FORWARDED_TUNNEL)
 		follow(&v->packet, &v->found, now);
 	/* handed up is only what is as it came */
 	if (v->changed && reason > FORWARDED_RELATED && reason < DROPPED_TRUNCATED)
