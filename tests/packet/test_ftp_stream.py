@@ -145,7 +145,14 @@ def test_longer_than_the_path_takes(lvs: Harness) -> None:
     """Not sent in pieces: the real server sends less when it sends it again."""
     control = Control(lvs, IPV4).serve().opens()
     control.says(b"PASV\r\n")
-    full = tcp(21, control.sport, "P", payload=LONGER[0] + bytes(1460 - len(LONGER[0])), seq=control.answered, ack=control.asked)
+    full = tcp(
+        21,
+        control.sport,
+        "P",
+        payload=LONGER[0] + bytes(1460 - len(LONGER[0])),
+        seq=control.answered,
+        ack=control.asked,
+    )
     assert lvs.from_server(ip(control.server, IPV4.client, TCP, full, df=True)).dropped
     assert control.hears(LONGER[0]) == LONGER[1]
     books(lvs.instance)
