@@ -50,7 +50,7 @@ MEANING = {
     "dropped_tunnel_too_narrow": "the way to the real server is too narrow for any packet in a tunnel",
     "dropped_rewrite_failed": "its headers could not be rewritten",
     "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
-    "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told to the client",
+    "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told on",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
 }
