@@ -1,4 +1,4 @@
-"""ICMP errors about the director's own tunnel packets: what they say is remembered, and told to the client (facts 6.10)."""
+"""ICMP errors about the tunnel packets of the director: what they say is remembered, and told on (facts 6.10)."""
 
 import itertools
 
