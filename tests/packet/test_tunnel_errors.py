@@ -1,11 +1,11 @@
-"""ICMP errors about the director's own tunnel packets: what they say is remembered, and the client is told (facts 6.10)."""
+"""ICMP errors about the tunnel packets of the director: what they say is remembered, and told on (facts 6.10)."""
 
 import itertools
 
 import pytest
 
 from support.harness import Harness, Result
-from support.packets import ICMP, ICMP6, TCP, UDP, dissect, icmp_error, wrong_sums
+from support.packets import ICMP, ICMP6, TCP, UDP, icmp_error, wrong_sums
 from support.talk import FAMILIES, IPV4, IPV6, Family, Talk, at
 
 GUE = "--tun-type gue --tun-port 6080"

@@ -51,7 +51,7 @@ MEANING = {
     "dropped_rewrite_failed": "its headers could not be rewritten",
     "dropped_wrong_checksum": "ICMP errors or FTP of LVS-NAT with a wrong checksum, which nobody could tell any more",
     "dropped_by_helper": "of an FTP control connection, and not to be rewritten now; it is sent again",
-    "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told to the client",
+    "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told on",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
 }
