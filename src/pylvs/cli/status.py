@@ -15,6 +15,8 @@ from pylvs.sysctl import DEFENCES
 MEANING = {
     "forwarded_nat_request": "LVS-NAT, client to real server",
     "forwarded_nat_reply": "LVS-NAT, real server to client",
+    "forwarded_local": "translated, for a real server or a client that is the director itself",
+    "forwarded_by_stack": "translated, for the stack to forward (net.ipv4.vs.conntrack)",
     "forwarded_route": "LVS-DR, client to real server",
     "forwarded_related": "ICMP errors about connections, to that side whose packet they quote",
     "up_not_ip": "neither IPv4 nor IPv6: ARP and the like",
@@ -30,8 +32,11 @@ MEANING = {
     "up_client_port_20": "from client port 20, which is never balanced",
     "up_ftp_data": "to a port where data of an FTP service might come, but not of one that is known",
     "up_local_real_server": "the chosen real server is the director itself",
+    "up_backup": "this director is a backup that balances nothing (net.ipv4.vs.backup_only)",
     "up_reply_unchanged": "a reply of LVS-DR that passed through the director",
     "up_reply_ttl": "a reply whose TTL is over; the stack tells the real server",
+    "up_reply_for_stack": "replies that the stack forwards (net.ipv4.vs.conntrack)",
+    "up_reply_translated": "replies to the director's own requests, on their last steps",
     "up_reply_too_big": "a reply too big for the way to the client; the stack tells the real server",
     "up_reply_not_routed": "a reply without a route to its client",
     "up_related_unknown": "ICMP errors about what is no connection's packet",
@@ -42,6 +47,7 @@ MEANING = {
     "dropped_conn_max": "as many connections as net.ipv4.vs.conn_max allows",
     "dropped_by_defence": "one of those that net.ipv4.vs.drop_packet drops",
     "dropped_contended": "another CPU was making the same connection",
+    "dropped_loopback": "from the network to a real server whose address is loopback's",
     "dropped_no_route": "no route to the real server; answered with ICMP host unreachable",
     "dropped_ttl_exceeded": "TTL over; answered with ICMP time exceeded",
     "dropped_too_big": "too big for the way; answered with ICMP fragmentation needed",
@@ -50,6 +56,9 @@ MEANING = {
     "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
+    "sent_reply": "replies that the stack sends, in the service's name",
+    "sent_request": "requests that the stack forwards, to the service's address",
+    "sent_to_lo": "the director's own requests to services, made to come in",
 }
 
 NEARLY_FULL = 80  # % of the slots: from here on there is a warning
@@ -272,5 +281,5 @@ def _drops(running: Instance) -> None:
             if counts[name]:
                 print(f"{counts[name]:>12}   {name:<26} {MEANING[name]}")
     for name in REASONS:
-        if name.startswith("answered_") and counts[name]:
+        if name.startswith(("answered_", "sent_")) and counts[name]:
             print(f"{counts[name]:>12} {name:<28} {MEANING[name]}")

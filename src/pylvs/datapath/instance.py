@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pylvs import sysctl
-from pylvs.datapath import _layout, bpffs, interfaces, layout, netlink, programs, syscall
+from pylvs.datapath import _layout, bpffs, egress, interfaces, layout, netlink, programs, syscall
 from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
 from pylvs.errors import DatapathError, NotPermitted
 
@@ -219,6 +219,7 @@ class Instance:
             interfaces.attach(f"{self.path}/links", fd, interface.ifindex)
         finally:
             os.close(fd)
+        egress.agree(self)
         self.learn_addresses()
 
     def attach_newcomers(self) -> None:
@@ -232,7 +233,9 @@ class Instance:
 
     def detach(self, interface: netlink.Interface) -> bool:
         """Take it off again; False if it was not there."""
-        return interfaces.detach(f"{self.path}/links", interface.ifindex)
+        found = interfaces.detach(f"{self.path}/links", interface.ifindex)
+        egress.agree(self)
+        return found
 
     def attached(self) -> dict[int, str]:
         """Interface number -> how ("tcx" or "clsact")."""
@@ -297,6 +300,7 @@ class Instance:
             except OSError as error:
                 if error.errno not in (errno.ENODEV, errno.ENOLINK):  # it went away while we looked
                     raise
+        egress.replace(self, loaded["egress"])
         for name, fd in loaded.items():
             fresh = f"{pins}/{name}_new"
             if name == programs.STEPS:

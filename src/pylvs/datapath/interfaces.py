@@ -3,7 +3,7 @@
 A tcx link lives in its pin, `links/<ifindex>`. Empty directories are notes beside it: `<ifindex>c` says that a clsact
 filter lives with the interface, so that it can be found and replaced; `<ifindex>x` that somebody took the packet path
 off it, and that it shall stay off. A note outlives its interface, and another interface may get its number: a note of
-a filter is only believed when the filter is there.
+a filter is only believed when the filter is there. The same holds for programs on TC egress, in a directory `egress`.
 """
 
 import errno
@@ -71,13 +71,13 @@ def attach(directory: str, program: int, ifindex: int) -> None:
             os.close(link)
         os.unlink(path)  # a former interface of this number
     try:
-        link = syscall.link_create(program, ifindex)
+        link = syscall.link_create(program, ifindex, syscall.TCX_EGRESS if _is_egress(directory) else syscall.TCX_INGRESS)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         from pylvs.datapath import object as loader
 
-        loader.clsact_attach(program, ifindex)
+        loader.clsact_attach(program, ifindex, _is_egress(directory))
         _note(f"{path}c")
         return
     try:
@@ -104,7 +104,7 @@ def detach(directory: str, ifindex: int) -> bool:
         from pylvs.datapath import object as loader
 
         _unnote(f"{path}c")
-        return loader.clsact_detach(ifindex)
+        return loader.clsact_detach(ifindex, _is_egress(directory))
     return False
 
 
@@ -115,7 +115,7 @@ def attached(directory: str) -> dict[int, str]:
         if name.endswith("x"):
             continue
         if name.endswith("c"):
-            if _clsact_attached(int(name[:-1])):
+            if _clsact_attached(int(name[:-1]), _is_egress(directory)):
                 found[int(name[:-1])] = "clsact"
             continue
         link = syscall.get(f"{directory}/{name}")
@@ -160,10 +160,23 @@ def newcomers(directory: str) -> list[netlink.Interface]:
     return [interface for interface in there if fit[interface.ifindex] and interface.ifindex not in known]
 
 
-def _clsact_attached(ifindex: int) -> bool:
+def forget_others(directory: str, wanted: set[int]) -> None:
+    """Take the program off all interfaces but these, and remove what is left here of interfaces that are gone."""
+    for ifindex in set(attached(directory)) - wanted:
+        detach(directory, ifindex)
+    for name in os.listdir(directory):
+        if int(name.rstrip("cx")) not in wanted:
+            _forget(f"{directory}/{name}")
+
+
+def _is_egress(directory: str) -> bool:
+    return directory.endswith("/egress")
+
+
+def _clsact_attached(ifindex: int, egress: bool) -> bool:
     from pylvs.datapath import object as loader
 
-    return loader.clsact_attached(ifindex)
+    return loader.clsact_attached(ifindex, egress)
 
 
 def _note(path: str) -> None:

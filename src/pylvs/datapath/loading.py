@@ -10,7 +10,7 @@ import struct
 import time
 from contextlib import suppress
 
-from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, programs, syscall
+from pylvs.datapath import _layout, bpffs, egress, forwarding, interfaces, layout, programs, syscall
 from pylvs.datapath.instance import (
     FRAME,
     TABLE,
@@ -193,6 +193,7 @@ def unload() -> bool:
 
             detour.clear()
             links = f"{where}/current/links"
+            egress.remove(f"{where}/current/egress")
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)
             bpffs.remove_tree(f"{where}/gone")

@@ -144,6 +144,7 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 		reason = DROPPED_CONN_MAX;
 	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
+		birth->flags |= birth->manner;
 		birth->kind = SLOT_CONN;
 		birth->timeout = 3000;	/* until the protocol sets its own */
 		reason = conn_claim(key, found, now);
@@ -184,6 +185,7 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 		found->life = 0;
 	}
 	birth->control = 0;	/* of the packet before */
+	birth->manner = skb->ingress_ifindex == LO_IFINDEX ? CONN_OWN : sys && sys->conntrack ? CONN_STACK : 0;
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)

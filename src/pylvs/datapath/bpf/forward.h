@@ -9,7 +9,16 @@
 struct way {
 	union address address;	/* of a request: the real server's; of a reply: its new source */
 	__u16 port;		/* the new one under LVS-NAT */
-	__u16 nat;
+	__u8 nat;
+	__u8 stays;		/* enum stay */
+};
+
+/* What becomes of a packet that is not sent from here. */
+enum stay {
+	STAYS_NOT,
+	STAYS_HERE,		/* the real server is the director, or the packet is on its way out of it: the stack's */
+	STAYS_ROUTED,		/* the stack is to route and filter it */
+	COMES_HOME,		/* the client is the director */
 };
 
 /* What icmp.h can answer. */
@@ -32,6 +41,25 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 					       bpf_ntohl(p->tuple.src.word[3]) <= 1 &&
 					       skb->ingress_ifindex != LO_IFINDEX);
 	return (src >> 24) == 0 || (src >> 28) >= 0xe || ((src >> 24) == 127 && skb->ingress_ifindex != LO_IFINDEX);
+}
+
+/* What is not sent from here is the stack's, translated; its hop is not counted here. What comes home to a client on the
+ * director has the VIP as its source, which IPv4 takes for an address of its own that nobody else may use, unless it
+ * comes by lo; and this packet path sees it there again. */
+__noinline int stay(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out, __u32 reply)
+{
+	if (!p || !way || !out)
+		return DROPPED_REWRITE_FAILED;
+	out->verdict = TC_ACT_SHOT;
+	if (way->nat && !nat_rewrite(skb, p, &way->address, way->port, REWRITE_STAYS | !!reply))
+		return DROPPED_REWRITE_FAILED;
+	out->verdict = TC_ACT_UNSPEC;
+	if (way->stays != COMES_HOME)
+		return way->stays == STAYS_ROUTED ? FORWARDED_BY_STACK : FORWARDED_LOCAL;
+	if (skb->ingress_ifindex == LO_IFINDEX || p->tuple.family != AF_INET)
+		return FORWARDED_LOCAL;
+	out->verdict = to_lo(skb);
+	return FORWARDED_LOCAL;
 }
 
 /* A request to its real server. */
@@ -73,6 +101,10 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 			}
 			return DROPPED_TOO_BIG;
 		}
+	}
+	if (way->stays) {
+		out->verdict = TC_ACT_UNSPEC;
+		return FORWARDED_BY_STACK;	/* whoever called does the rest */
 	}
 	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
 		return DROPPED_REWRITE_FAILED;

@@ -41,9 +41,12 @@ union names {
 	struct more more;
 	enum slot_kind slot_kind;
 	enum life life;
+	enum aside aside;
 	enum table table;
 	enum resizing resizing;
 	enum step step;
+	enum egress egress;
+	enum sync_state sync_state;
 	enum conn_flag conn_flag;
 	enum family_bit family_bit;
 	enum mark_limit mark_limit;

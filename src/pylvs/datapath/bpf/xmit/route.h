@@ -160,6 +160,17 @@ static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, co
 	return bpf_redirect(ifindex, 0);
 }
 
+/* To the next hop that route_ask() found, out of the interface where the packet is leaving. */
+static __always_inline long set_hop(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+	void *data = (void *)(long)skb->data;
+
+	if (data + ETH_LEN > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(data, fib->dmac, 6);
+	return TC_ACT_UNSPEC;
+}
+
 /* Out of the interface that route() found. */
 static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
 {
@@ -176,6 +187,17 @@ static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib
 	}
 	hop = hop_of(fib);
 	return transmit_to(skb, fib->ifindex, &hop);
+}
+
+/* Let a packet come in by lo, which is known by no link-layer address. */
+static __always_inline long to_lo(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+
+	if (data + ETH_LEN > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memset(data, 0, 6);
+	return bpf_redirect(LO_IFINDEX, BPF_F_INGRESS);
 }
 
 /* TTL or hop limit - 1, in place. */
