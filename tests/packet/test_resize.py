@@ -81,7 +81,7 @@ def _is_settled(lvs: Harness, number: int) -> None:
     assert lvs.instance.config.get(0, "resizing") == _layout.RESIZING_NOT
     assert lvs.instance.config.get(0, "table") == number
     assert lvs.instance.config.get(0, "conn_slots") == lvs.instance.slots.entries
-    running = {"ingress", "related", "steps_", "start", "catch_up", "decide", "flush", "purge"}
+    running = {"ingress", "related", "orphan", "egress", "steps_", "start", "catch_up", "decide", "flush", "purge"}
     assert len([name for name in os.listdir(f"{lvs.instance.path}/programs") if name.startswith("steps_")]) == 1
     assert _pins(lvs) == ({f"{name}_{number}" for name in datapath.TABLE}, running)
     assert not lvs.instance.outdated()

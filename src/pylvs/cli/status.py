@@ -54,6 +54,7 @@ MEANING = {
     "dropped_needs_fragments": "too big for the way and may be fragmented, which is not supported yet",
     "dropped_rewrite_failed": "its headers could not be rewritten",
     "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
+    "dropped_orphan": "from a LVS-NAT real server, of no connection (net.ipv4.vs.nat_icmp_send)",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
     "sent_reply": "replies that the stack sends, in the service's name",

@@ -27,9 +27,10 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "speakers", "own_addresses", "call_ids")
+HASHES = ("service_index", "speakers", "nat_servers", "own_addresses", "call_ids")
 COUNTERS = ("counters", "reasons")
 FRAME = bytes(64)
+_MAPPED = bytes(10) + b"\xff\xff" + bytes(4)  # ::ffff:0:0, which stands for IPv4
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
 
 
@@ -59,6 +60,7 @@ class Instance:
     estimates: SharedArray
     service_index: Hash
     speakers: Hash
+    nat_servers: Hash
     own_addresses: Hash
     call_ids: Hash
     counters: PerCpuArray
@@ -323,13 +325,15 @@ def unprivileged() -> int:
 
 def learn_addresses(own: Hash) -> None:
     wanted: dict[bytes, bytes] = {}
+    pack = layout.OWN_ADDRESS.pack
     for address in netlink.addresses():
-        if len(address.address) != 16:
-            continue
-        pack = layout.OWN_ADDRESS.pack
-        wanted[pack(ifindex=address.ifindex, address=address.address)] = address.address
+        ipv6 = len(address.address) == 16
+        if ipv6:
+            wanted[pack(ifindex=address.ifindex, address=address.address)] = address.address
         if address.globally:
-            wanted.setdefault(pack(ifindex=address.ifindex), address.address)
+            value = address.address.ljust(16, b"\0")
+            for ifindex in (address.ifindex, 0):
+                wanted.setdefault(pack(ifindex=ifindex, address=bytes(16) if ipv6 else _MAPPED), value)
     known = own.keys()
     for key in known:
         if key not in wanted:

@@ -93,6 +93,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "services": max_services,
         "service_index": max_services,
         "speakers": max_dests,
+        "nat_servers": max_dests,
         "dests": max_dests,
         "dest_loads": max_dests,
         "caches": max_services,

@@ -14,7 +14,7 @@ from _socket import htons
 from collections.abc import Iterable, Iterator
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, egress, limits, numbers, pools, speakers
+from pylvs.datapath import _layout, egress, limits, numbers, orphans, pools, speakers
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
 from pylvs.datapath.pools import Member, Pool, Pools, Row
@@ -365,6 +365,7 @@ class ServiceTable:
         config = self._instance.config
         changing = config.get(0, "changing")
         speakers.agree(self._instance, None if changing in (0, _ALL) else changing - 1, self._used_numbers())
+        orphans.agree(self._instance, self._used_numbers())
         if gone:
             egress.reconsider(self._instance, self._used_numbers())
         generation = config.get(0, "generation") + 1
@@ -376,7 +377,7 @@ class ServiceTable:
         """Tell the packet path what there are services of."""
         config, services = self._instance.config, self._instance.services
         left = config.get(0, "families")
-        found = left & _layout.SERVES_SPEAKERS  # whose real servers those are (speakers.py)
+        found = left & (_layout.SERVES_SPEAKERS | _layout.SERVES_ORPHANS)  # which real servers those are (speakers.py, orphans.py)
         for number in self.numbers():
             found |= serves(services.get(number, "key"))
             if found == left:

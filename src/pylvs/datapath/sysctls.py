@@ -9,7 +9,7 @@ is such that in between they fit each other, too.
 from collections.abc import Mapping
 
 from pylvs import sysctl
-from pylvs.datapath import egress
+from pylvs.datapath import egress, orphans
 from pylvs.datapath.instance import Instance, sysctl_defaults
 from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.services import ServiceTable
@@ -47,6 +47,8 @@ def write(running: Instance, table: ServiceTable, texts: Mapping[str, str]) -> N
         egress.demand(running, egress.STACK)  # before packets need it
     for member, value in changes:
         shared.put(0, member, value)
+    if "nat_icmp_send" in changed:
+        orphans.agree(running, table.numbers())
     if "conntrack" in changed:
         egress.reconsider(running, table.numbers())
     if estimated and not table.statistics.estimated:

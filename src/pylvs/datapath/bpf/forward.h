@@ -22,7 +22,7 @@ enum stay {
 };
 
 /* What icmp.h can answer. */
-enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG };
+enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG, ERROR_ORPHAN };
 
 /* What is to become of a packet beside its reason. */
 struct outcome {
@@ -115,6 +115,20 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
 }
 
+/* The way of a reply: as the VIP's (snat_reroute), or as that of any packet that came so and is forwarded, of which nothing
+ * is remembered (facts 6.5). */
+static __always_inline enum routed route_reply(struct __sk_buff *skb, struct bpf_fib_lookup *fib, const struct packet *p,
+					       const union address *vaddr, __u32 length, __u64 now, int *neighbour)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+	union address caddr = p->tuple.dst;
+
+	if (sys && sys->snat_reroute)
+		return route(skb, fib, p->tuple.family, vaddr, &caddr, length, now, neighbour);
+	*neighbour = 1;
+	return route_forwarded(skb, fib, p, length);
+}
+
 /* A real server's answer to its client. What the stack's own forwarding would refuse goes up as it came, so that the
  * stack says why to the real server. */
 __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
@@ -138,7 +152,7 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 	path = path_known(p->tuple.family, &way->address, &caddr, now);
 	if (!path || length > path->mtu) {
 		path = NULL;
-		routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, length, now, &neighbour);
+		routed = route_reply(skb, &fib, p, &way->address, length, now, &neighbour);
 		if (routed == ROUTED_NOWHERE)
 			return UP_REPLY_NOT_ROUTED;
 		if (routed == ROUTED_TOO_BIG && p->dont_fragment)

@@ -312,15 +312,19 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #endif
 
 #include "related.h"
+#include "orphan.h"
 #include "egress.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
 {
+	const struct config *cfg = at(&config, 0);
 	__u8 protocol = p->tuple.protocol;
 
 	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
+	if ((reason == UP_NO_SERVICE || reason == UP_NO_CONNECTION) && cfg && (cfg->families & SERVES_ORPHANS))
+		return STEP_ORPHAN;
 	return STEPS;
 }
 

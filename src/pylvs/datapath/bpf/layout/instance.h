@@ -67,6 +67,7 @@ enum reason {
 	DROPPED_NEEDS_FRAGMENTS,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
+	DROPPED_ORPHAN,
 	ANSWERED_ICMP,
 	ANSWERED_ICMP_LIMITED,
 	SENT_REPLY,
@@ -78,6 +79,7 @@ enum reason {
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
 	STEP_RELATED,
+	STEP_ORPHAN,
 	STEPS,
 };
 
