@@ -122,11 +122,13 @@ static __always_inline enum routed route_reply(struct __sk_buff *skb, struct bpf
 {
 	const struct sysctls *sys = at(&sysctls, 0);
 	union address caddr = p->tuple.dst;
+	enum routed routed;
 
 	if (sys && sys->snat_reroute)
 		return route(skb, fib, p->tuple.family, vaddr, &caddr, length, now, neighbour);
-	*neighbour = 1;
-	return route_forwarded(skb, fib, p, length);
+	routed = route_forwarded(skb, fib, p, length);
+	*neighbour = routed == ROUTED_UNRESOLVED || (bpf_get_prandom_u32() & NEIGHBOUR_MASK) == 0;
+	return routed;
 }
 
 /* A real server's answer to its client. What the stack's own forwarding would refuse goes up as it came, so that the
