@@ -67,7 +67,8 @@ def test_one_network(one: Lab, ipv6: bool) -> None:
 def test_a_real_server_that_answers_its_neighbour_directly(one: Lab, ipv6: bool) -> None:
     """Then the client hears from somebody whom it did not ask, as with kernel IPVS; those elsewhere are served."""
     service = Service(one, "-m", ipv6=ipv6, rport=8080).add("rs2")
-    prefix, outside = ("-6 ", one.topology.network("outside").ipv6) if ipv6 else ("", one.topology.network("outside").ipv4)
+    network = one.topology.network("outside")
+    prefix, outside = ("-6 ", network.ipv6) if ipv6 else ("", network.ipv4)
     one.run("rs2", f"ip {prefix}route add {outside} dev eth0")
     try:
         words = ["curl", "-sS", "-m", "0.4", service.url()]
@@ -95,7 +96,7 @@ def test_a_real_server_asked_by_its_own_address(nat: Lab, ipv6: bool) -> None:
     nat.pylvs("sysctl -q nat_icmp_send=1")
     try:
         assert service.get() == "rs1"
-        assert nat.run("client", words[:3] + ["0.4", direct], check=False).returncode == NOBODY
+        assert nat.run("client", [*words[:3], "0.4", direct], check=False).returncode == NOBODY
     finally:
         nat.pylvs("sysctl -q nat_icmp_send=0")
 

@@ -95,7 +95,7 @@ def test_a_service_whose_address_is_elsewhere(nat: Lab, ipv6: bool) -> None:
     assert _curl(nat, "director", service).split()[0] == "rs1"
 
 
-# ---- two directors that are each other's real servers ------------------------------------------------------------------
+# ---- two directors that are each other's real servers ----------------------------------------------------------------
 
 
 @pytest.fixture

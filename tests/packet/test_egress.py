@@ -1,20 +1,19 @@
-"""The egress program: when it is on the interfaces, and what it does there; and `ingress` beside it, where the stack is to
-have a packet in between: a real server that is the director itself, a client that is, and net.ipv4.vs.conntrack.
+"""The egress program: when it is on the interfaces, and what it does there for a real server, or a client, that is the
+director itself; and `ingress` beside it.
 
     10.1.0.1 client -- d0 | director | d1 -- 10.2.0.1 real server
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from pylvs.datapath import _layout, egress, interfaces, resize
+from pylvs.datapath import _layout, egress, interfaces
 from pylvs.selections import Selection
 from support.books import audit
-from support.harness import CLIENT, INDEX, MACS, SERVER, UP, Harness, Result, Sent, ip
-from support.packets import ICMP, TCP, UDP, ether, tcp, tcp_packet, wrong_sums
+from support.harness import CLIENT, INDEX, SERVER, UP, Harness, by_lo, ip
+from support.packets import TCP, UDP, tcp, tcp_packet, wrong_sums
 from support.packets import ip as packet_ip
 from support.talk import IPV4, IPV6, Family, Talk, at
 
@@ -133,7 +132,7 @@ def test_a_killed_command(lvs: Harness, needs: int) -> None:
     assert _needs(lvs) == needs
 
 
-# ---- real servers on the director ----------------------------------------------------------------------------------------
+# ---- real servers on the director ------------------------------------------------------------------------------------
 
 
 def test_a_local_real_server(lvs: Harness, family: Family, protocol: int) -> None:
@@ -177,16 +176,11 @@ def test_from_the_network_nobody_gets_to_loopback(lvs: Harness, family: Family, 
     lvs.ipvsadm(f"-A {talk.key} -s rr")
     talk.add(server)
     assert talk.asks("S").reason == "dropped_loopback"
-    own = _by_lo(lvs, talk.from_port(2000).question("S"))
+    own = by_lo(lvs, talk.from_port(2000).question("S"))
     assert (own.reason, own.packet.dst) == ("forwarded_local", server)
 
 
-# ---- clients on the director ---------------------------------------------------------------------------------------------
-
-
-def _by_lo(lvs: Harness, packet: bytes) -> Result:
-    """What the director says to itself."""
-    return lvs.send(ether(packet, bytes(6), bytes(6)), "lo")
+# ---- clients on the director -----------------------------------------------------------------------------------------
 
 
 def _own(lvs: Harness, family: Family, method: str = "-m") -> Talk:
@@ -198,7 +192,7 @@ def _own(lvs: Harness, family: Family, method: str = "-m") -> Talk:
 
 def test_a_client_on_the_director(lvs: Harness, family: Family) -> None:
     talk = _own(lvs, family)
-    asked = _by_lo(lvs, talk.question("S"))
+    asked = by_lo(lvs, talk.question("S"))
     assert (asked.reason, asked.packet.destination) == ("forwarded_nat_request", (family.server, 8080))
     answered = talk.answers("SA", ttl=1)
     assert answered.reason == "forwarded_local"
@@ -208,10 +202,10 @@ def test_a_client_on_the_director(lvs: Harness, family: Family) -> None:
     # IPv4 takes the director's own addresses as a source on lo alone
     assert answered.verdict == (REDIRECT if family is IPV4 else UP)
     assert lvs.director.totals()[:3] == (1, 1, 1)
-    again = _by_lo(lvs, answered.packet.raw)
+    again = by_lo(lvs, answered.packet.raw)
     assert (again.reason, again.verdict) == ("up_reply_translated", UP)
     assert lvs.director.totals()[:3] == (1, 1, 1), "it was counted when it came"
-    _by_lo(lvs, talk.question("A"))
+    by_lo(lvs, talk.question("A"))
     assert talk.entry.shown.state == "ESTABLISHED"
 
 
@@ -220,29 +214,29 @@ def test_what_comes_home_is_no_request_of_another_service(lvs: Harness) -> None:
     lvs.ipvsadm(f"-A -u {IPV4.near}:0 -s rr -p", f"-a -u {IPV4.near}:0 -r 10.2.0.5 -m")
     own = IPV4._replace(client=IPV4.near)
     talk = replace(Talk(lvs, own, UDP).serve(), server=IPV4.server)
-    _by_lo(lvs, talk.question())
+    by_lo(lvs, talk.question())
     home = talk.answers()
     assert home.reason == "forwarded_local"
-    assert _by_lo(lvs, home.packet.raw).reason == "up_reply_translated"
+    assert by_lo(lvs, home.packet.raw).reason == "up_reply_translated"
 
 
 def test_a_client_on_the_director_by_direct_routing(lvs: Harness, family: Family) -> None:
     """The replies come in the VIP's name, which is the director's own: they get home by lo."""
     talk = _own(lvs, family, "-g")
-    assert _by_lo(lvs, talk.question("S")).reason == "forwarded_route"
+    assert by_lo(lvs, talk.question("S")).reason == "forwarded_route"
     reply = packet_ip(family.vip, family.near, TCP, tcp(80, talk.sport, "SA"))
     came = lvs.from_server(reply)
     assert (came.reason, came.frame[14:]) == ("forwarded_local", reply)
     assert came.verdict == (REDIRECT if family is IPV4 else UP)
     assert lvs.director.totals()[:3] == (1, 1, 1)
-    assert _by_lo(lvs, reply).reason == "up_reply_translated"
+    assert by_lo(lvs, reply).reason == "up_reply_translated"
     assert lvs.director.totals()[:3] == (1, 1, 1)
 
 
 def test_client_and_real_server_are_both_the_director(lvs: Harness, family: Family) -> None:
     talk = _local(lvs, family._replace(client=family.near))
-    assert _by_lo(lvs, talk.question("S")).packet.destination == (family.far, 8080)
-    home = _by_lo(lvs, talk.answer("SA"))
+    assert by_lo(lvs, talk.question("S")).packet.destination == (family.far, 8080)
+    home = by_lo(lvs, talk.answer("SA"))
     assert (home.reason, home.verdict) == ("forwarded_local", UP)
     assert home.packet.source == (family.vip, 80)
 
@@ -254,7 +248,7 @@ def test_a_service_whose_address_is_elsewhere(lvs: Harness, family: Family) -> N
     taken = lvs.leave_by(CLIENT, talk.question("S"))
     assert (taken.reason, taken.verdict) == ("sent_to_lo", REDIRECT)
     assert taken.packet.raw == talk.question("S")
-    assert _by_lo(lvs, talk.question("S")).reason == "forwarded_nat_request"
+    assert by_lo(lvs, talk.question("S")).reason == "forwarded_nat_request"
     assert lvs.leave_by(CLIENT, talk.question("A")).reason == "sent_to_lo"
     assert talk.answers("SA").packet.source == (family.client, 80)
     for other in (talk.from_port(2000).question("A"), replace(talk, port=81).question("S")):
@@ -269,184 +263,7 @@ def test_own_requests_by_mark(lvs: Harness) -> None:
     assert lvs.leave_by(CLIENT, packet, mark=8).reason == ""
 
 
-# ---- conntrack: the stack forwards ----------------------------------------------------------------------------------------
-
-
-def _stack(lvs: Harness, family: Family, method: str = "-m", protocol: int = TCP) -> Talk:
-    lvs.director.set_sysctl("conntrack", 1)
-    return replace(
-        Talk(lvs, family, protocol, rport=8080 if method == "-m" else 80).serve(1, method), server=family.server
-    )
-
-
-def test_the_stack_forwards_requests_and_replies(lvs: Harness, family: Family, protocol: int) -> None:
-    """It counts the hops, and sees both directions under the same addresses."""
-    talk = _stack(lvs, family, protocol=protocol)
-    asked = talk.asks("S", ttl=9)
-    assert (asked.reason, asked.verdict) == ("forwarded_by_stack", UP)
-    assert asked.packet.destination == (family.server, 8080)
-    assert asked.packet.ttl == 9
-    assert not wrong_sums(asked.packet.raw)
-    assert lvs.leave_by(SERVER, asked.packet.raw, came_in=CLIENT).reason == "", "there is nothing to undo"
-    up = talk.answers("SA", ttl=8)
-    assert up.reason == "up_reply_for_stack"
-    assert lvs.director.totals()[2] == 0, "the firewall may still drop it"
-    sent = lvs.leave_by(CLIENT, up.frame[14:], came_in=SERVER)
-    assert (sent.reason, sent.verdict) == ("sent_reply", UP)
-    assert sent.packet.source == (family.vip, 80)
-    assert sent.packet.ttl == 8
-    assert not wrong_sums(sent.packet.raw)
-    assert lvs.director.totals()[:3] == (1, 1, 1)
-    if protocol == TCP:
-        talk.asks("A")
-        assert talk.entry.shown.state == "ESTABLISHED"
-
-
-def test_direct_routing_by_the_stack(lvs: Harness, family: Family, protocol: int) -> None:
-    """On its way the request is addressed to the real server; what leaves is as with LVS-DR always."""
-    talk = _stack(lvs, family, "-g", protocol)
-    asked = talk.asks("S", ttl=9)
-    assert (asked.reason, asked.packet.destination, asked.packet.ttl) == ("forwarded_by_stack", (family.server, 80), 9)
-    assert not wrong_sums(asked.packet.raw)
-    sent = lvs.leave_by(SERVER, asked.packet.raw, came_in=CLIENT)
-    assert sent.reason == "sent_request"
-    assert sent.packet.raw == talk.question("S", ttl=9)
-    assert audit(lvs.instance) == (1, 1, 0)
-    direct = talk.answers("SA")
-    assert direct.handed_up and lvs.director.totals()[2] == 0, "this is not from the VIP: no reply"
-    lvs.advance(1000)
-    assert audit(lvs.instance) == (0, 0, 0)
-
-
-def test_direct_routing_of_two_services_to_one_place(lvs: Harness) -> None:
-    """On their way the same client port's requests to both would look the same: the second one is not taken."""
-    talk = _stack(lvs, IPV4, "-g")
-    other = replace(talk, family=IPV4._replace(vip="10.99.0.2"))
-    other.serve(1, "-g")
-    assert talk.asks("S").reason == "forwarded_by_stack"
-    assert other.asks("S").reason == "dropped_contended"
-    assert other.from_port(2000).asks("S").reason == "forwarded_by_stack"
-    assert audit(lvs.instance) == (2, 2, 0)
-
-
-def test_connections_keep_their_way(lvs: Harness, family: Family) -> None:
-    """What was begun before a switch goes on as it was begun: conntrack would not know it, or miss it."""
-    talk = Talk(lvs, family).serve()
-    fast = talk.opens()
-    lvs.director.set_sysctl("conntrack", 1)
-    slow = replace(fast, sport=2000)
-    assert slow.asks("S").reason == "forwarded_by_stack"
-    assert fast.asks("A").reason == "forwarded_nat_request"
-    assert fast.answers("A").reason == "forwarded_nat_reply"
-    lvs.director.set_sysctl("conntrack", 0)
-    assert slow.asks("A").reason == "forwarded_by_stack"
-    assert slow.answers("A").reason == "up_reply_for_stack"
-    assert _needs(lvs) == STACK
-    assert fast.from_port(3000).asks("S").reason == "forwarded_nat_request"
-
-
-def test_errors_come_before_the_stack(lvs: Harness) -> None:
-    """The client hears of its own packet's troubles from the VIP, as always."""
-    talk = _stack(lvs, IPV4)
-    talk.asks("S")
-    over = talk.asks("A", ttl=1)
-    assert (over.reason, over.packet.src, over.packet.protocol) == ("dropped_ttl_exceeded", IPV4.vip, ICMP)
-    assert talk.asks("A", bytes(1600), df=True).reason == "dropped_too_big"
-
-
-def test_connections_of_the_stack_are_moved_with_the_table(movable: Harness) -> None:
-    lvs = movable
-    talks = [_stack(lvs, IPV4), _stack(lvs, IPV4._replace(vip="10.99.0.2"), "-g")]
-    asked = [talk.asks("S").packet.raw for talk in talks]
-    with lvs.instance.locked():
-        resize.resize(lvs.instance, 13)
-    lvs.reopen()
-    assert audit(lvs.instance) == (2, 2, 0)
-    assert talks[0].answers("SA").reason == "up_reply_for_stack"
-    assert lvs.leave_by(CLIENT, talks[0].answer("SA"), came_in=SERVER).packet.source == (IPV4.vip, 80)
-    assert lvs.leave_by(SERVER, asked[1], came_in=CLIENT).packet.destination == ("10.99.0.2", 80)
-
-
-def test_the_directors_own_requests_do_not_need_the_stack(lvs: Harness, family: Family) -> None:
-    lvs.director.set_sysctl("conntrack", 1)
-    talk = _own(lvs, family)
-    assert _by_lo(lvs, talk.question("S")).reason == "forwarded_nat_request"
-    assert talk.answers("SA").reason == "forwarded_local"
-
-
-# ---- replies' ways --------------------------------------------------------------------------------------------------------
-
-
-def _two_ways(lvs: Harness) -> Iterator[None]:
-    """To the client: by its own network, or, from the VIP, back through the real servers'."""
-    ip("rule add from 10.99.0.1 lookup 99\nroute add 10.1.0.0/16 via 10.0.2.2 table 99")
-    try:
-        yield
-    finally:
-        ip("rule del from 10.99.0.1 lookup 99\nroute flush table 99")
-
-
-two_ways = pytest.fixture(_two_ways)
-
-
-def _sent_by(result: Result | Sent) -> bytes:
-    """The link-layer addresses, of which the neighbour code is left some."""
-    return result.frame[:12]
-
-
-TO_CLIENT, BACK = MACS["c0"] + MACS["d0"], MACS["r0"] + MACS["d1"]
-
-
-@pytest.mark.parametrize(("reroute", "way"), [(1, BACK), (0, TO_CLIENT)], ids=["as the VIP's", "as forwarded"])
-def test_snat_reroute(lvs: Harness, two_ways: None, reroute: int, way: bytes) -> None:
-    """Facts 6.5: by the VIP's rules, or by those of whatever the real server sends."""
-    lvs.director.set_sysctl("snat_reroute", reroute)
-    talk = Talk(lvs, IPV4).serve().opens()
-    answers = [talk.answers("A") for _ in range(20)]
-    assert {answer.packet.source for answer in answers} == {(IPV4.vip, 80)}
-    assert {_sent_by(answer) for answer in answers} - {MACS["d1"] + MACS["r0"]} == {way}
-
-
-@pytest.mark.parametrize("reroute", [1, 0])
-def test_snat_reroute_of_what_the_stack_has_forwarded(lvs: Harness, two_ways: None, reroute: int) -> None:
-    talk = _stack(lvs, IPV4)
-    talk.asks("S")
-    lvs.director.set_sysctl("snat_reroute", reroute)
-    sent = [lvs.leave_by(CLIENT, talk.answer("SA"), came_in=SERVER) for _ in range(20)]
-    assert {one.packet.source for one in sent} == {(IPV4.vip, 80)}
-    assert {one.verdict for one in sent} == {REDIRECT if reroute else UP}
-
-
-def test_orphans(lvs: Harness, family: Family, protocol: int) -> None:
-    """nat_icmp_send: what a LVS-NAT real server sends without a connection (facts 6.3)."""
-    talk = replace(Talk(lvs, family, protocol).serve(2), server=family.servers[1])
-    assert talk.answers().reason == "up_no_service", "it gets to the client, under a name that is not the service's"
-    lvs.director.set_sysctl("nat_icmp_send", 1)
-    told = talk.answers(ttl=9)
-    assert (told.reason, told.answers) == ("dropped_orphan", ("answered_icmp",))
-    assert (told.packet.src, told.packet.dst) == (family.far, family.servers[1])
-    assert told.packet.icmp[:2] == ((3, 3) if family is IPV4 else (1, 4))
-    assert not wrong_sums(told.packet.raw)
-    if protocol == TCP:
-        assert talk.answers("R").reason == "up_no_service", "a reset says that it knows"
-    assert replace(talk, rport=81).answers().reason == "up_no_service", "not its port of the service"
-    assert talk.answers(ttl=1).reason == "up_no_service", "the stack says why"
-    talk.delete(family.servers[1])
-    assert talk.answers().reason == "up_no_service"
-    assert replace(talk, server=family.servers[0], sport=77).answers().reason == "dropped_orphan"
-    lvs.director.set_sysctl("nat_icmp_send", 0)
-    assert replace(talk, server=family.servers[0]).answers().reason == "up_no_service"
-    assert not lvs.instance.nat_servers.keys()
-
-
-def test_orphans_of_a_service_by_mark(lvs: Harness) -> None:
-    lvs.director.set_sysctl("nat_icmp_send", 1)
-    lvs.ipvsadm("-A -f 7 -s rr", "-a -f 7 -r 10.2.0.1:53 -m")
-    talk = Talk(lvs, IPV4, UDP, rport=53, server="10.2.0.1")
-    assert talk.answers().reason == "dropped_orphan"
-
-
-# ---- backups ---------------------------------------------------------------------------------------------------------------
+# ---- backups ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_backup_that_only_backs_up(lvs: Harness, family: Family) -> None:

@@ -551,6 +551,11 @@ def frame(packet: bytes, interface: str = CLIENT) -> bytes:
     return packets.ether(packet, MACS[interface], MACS[_PEER[interface]])
 
 
+def by_lo(lvs: Harness, packet: bytes) -> Result:
+    """Let the director say an IP packet to itself."""
+    return lvs.send(packets.ether(packet, bytes(6), bytes(6)), "lo")
+
+
 def pins() -> set[str]:
     """The directories of all directors' pins."""
     root = bpffs.root()

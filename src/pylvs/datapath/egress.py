@@ -9,10 +9,10 @@ between leaves it where nobody needs it, or `agree`, at the next command, puts i
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pylvs.datapath import _layout, bpffs, interfaces, netlink
+from pylvs.datapath import _layout, bpffs, interfaces, netlink, programs
 from pylvs.datapath.layout import SERVICE_KEY
 from pylvs.datapath.records import unpack_address
 from pylvs.model import MASQ, VirtualService
@@ -113,13 +113,18 @@ def agree(instance: "Instance") -> None:
         os.mkdir(where, 0o700)
     wanted, there = set(instance.attached()) - {_LO}, set(interfaces.attached(where))
     interfaces.forget_others(where, wanted)
-    if wanted - there:
-        fd = instance.program("egress")
-        try:
-            for ifindex in wanted - there:
-                put(where, fd, ifindex)
-        finally:
-            os.close(fd)
+    for interface in netlink.interfaces() if wanted - there else ():
+        if interface.ifindex in wanted - there:
+            fd = instance.program(exit_of(interface))
+            try:
+                put(where, fd, interface.ifindex)
+            finally:
+                os.close(fd)
+
+
+def exit_of(interface: netlink.Interface) -> str:
+    """The program that packets which leave by an interface come to."""
+    return f"egress{programs.LINKLESS}" if interface.linkless else "egress"
 
 
 def put(where: str, program: int, ifindex: int) -> None:
@@ -131,12 +136,14 @@ def put(where: str, program: int, ifindex: int) -> None:
             raise
 
 
-def replace(instance: "Instance", program: int) -> None:
-    """Another build of it in the place of the one that runs."""
+def replace(instance: "Instance", loaded: Mapping[str, int]) -> None:
+    """Another build of it in the place of the one that runs. `loaded`: programs, as file descriptors."""
     where = directory(instance)
     if os.path.isdir(where):
-        for ifindex in interfaces.attached(where):
-            put(where, program, ifindex)
+        there = interfaces.attached(where)
+        for interface in netlink.interfaces():
+            if interface.ifindex in there:
+                put(where, loaded[exit_of(interface)], interface.ifindex)
 
 
 def remove(where: str) -> None:

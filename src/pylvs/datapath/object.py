@@ -11,6 +11,7 @@ from pylvs.datapath import _layout
 from pylvs.errors import DatapathError
 
 DIRECTORY = os.path.join(os.path.dirname(__file__), "obj")
+_OWN_ERRORS = 4000  # libbpf's own numbers, for what is no eBPF object, begin here
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -101,7 +102,9 @@ class Object:
             raise DatapathError(f"{path} is missing: pylvs was not built; run make setup, or pip install .")
         handle = lib.bpf_object__open_file(path.encode(), None)
         if not handle:
-            raise DatapathError(f"{path} cannot be read: {os.strerror(ctypes.get_errno())}")
+            number = ctypes.get_errno()
+            why = os.strerror(number) if number < _OWN_ERRORS else "it is damaged; install pylvs again"
+            raise DatapathError(f"{path} cannot be read: {why}")
         try:
             titles = self._prepare(lib, handle, name, sizes, existing, constants)
             result = lib.bpf_object__load(handle)
@@ -190,33 +193,33 @@ class _Options(ctypes.Structure):
 _HANDLE, _PRIORITY, _INGRESS, _EGRESS, _REPLACE = 0x10C5, 0xC500, 1, 2, 1
 
 
-def clsact_attach(program: int, ifindex: int, egress: bool = False) -> None:
+def clsact_attach(program: int, ifindex: int, priority: int = _PRIORITY, egress: bool = False) -> None:
     """Attach a program as a clsact filter on ingress or egress, replacing an earlier one of ours in one step."""
     lib = _library().lib
     hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS if egress else _INGRESS, 0)
     result = lib.bpf_tc_hook_create(ctypes.byref(hook))
     if result and result != -17:  # somebody's clsact is there already: we share it
         raise OSError(-result, os.strerror(-result))
-    options = _Options(ctypes.sizeof(_Options), program, _REPLACE, 0, _HANDLE, _PRIORITY)
+    options = _Options(ctypes.sizeof(_Options), program, _REPLACE, 0, _HANDLE, priority)
     result = lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
     if result:
         raise OSError(-result, os.strerror(-result))
 
 
-def clsact_detach(ifindex: int, egress: bool = False) -> bool:
+def clsact_detach(ifindex: int, priority: int = _PRIORITY, egress: bool = False) -> bool:
     """Remove our filter; False if there was none. The clsact itself stays: others may use it."""
     lib = _library().lib
     hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS if egress else _INGRESS, 0)
-    options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, _PRIORITY)
+    options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, priority)
     return lib.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options)) == 0
 
 
-def clsact_attached(ifindex: int, egress: bool = False) -> bool:
+def clsact_attached(ifindex: int, priority: int = _PRIORITY, egress: bool = False) -> bool:
     """Is there a filter in our place on the interface? False, too, if there is no such interface."""
     library = _library()
     said = len(library.log)
     hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS if egress else _INGRESS, 0)
-    options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, _PRIORITY)
+    options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, priority)
     found: int = library.lib.bpf_tc_query(ctypes.byref(hook), ctypes.byref(options))
     del library.log[said:]  # libbpf complains of whatever is not there
     return found == 0

@@ -34,7 +34,8 @@ def agree(instance: Instance, numbers: Iterable[int]) -> None:
 
 def _servers(instance: Instance, number: int) -> set[bytes]:
     """The real servers of a service, under the key by which the packet path finds them."""
-    dests, found = instance.dests, set()
+    dests = instance.dests
+    found: set[bytes] = set()
     _, fwmark, _, protocol, _ = SERVICE_KEY.unpack(instance.services.get(number, "key"))
     if not instance.services.get(number, "pool"):
         return found
