@@ -6,9 +6,11 @@ replies; nat_icmp_send, replies that belong to nothing.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pylvs.cli import status
 from pylvs.datapath import _layout, resize
 from support.books import audit
 from support.harness import CLIENT, MACS, SERVER, UP, Harness, Result, Sent, by_lo, ip
@@ -190,3 +192,20 @@ def test_orphans_of_a_service_by_mark(lvs: Harness) -> None:
     lvs.ipvsadm("-A -f 7 -s rr", "-a -f 7 -r 10.2.0.1:53 -m")
     talk = Talk(lvs, IPV4, UDP, rport=53, server="10.2.0.1")
     assert talk.answers().reason == "dropped_orphan"
+
+
+def test_status_tells_of_it(lvs: Harness, capsys: pytest.CaptureFixture[str]) -> None:
+    lvs.ipvsadm("-A -t 10.99.0.1:80 -s rr")
+    lvs.director.set_sysctl("conntrack", 1)
+    assert status.main([]) == 0
+    said = capsys.readouterr().out
+    assert "egress        a program there, too, for conntrack\n" in said and "WARNING" not in said
+    forward = Path("/proc/sys/net/ipv4/ip_forward")
+    forward.write_text("0")
+    try:
+        assert status.main([]) == 0
+    finally:
+        forward.write_text("1")
+        for name in ("lo", "d0", "d1"):  # what was set for all of them was set for each
+            Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text("1")
+    assert "conntrack is on, and balanced packets need net.ipv4.ip_forward = 1" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from pylvs.datapath import instance, interfaces, loading, netlink, table
+from pylvs.datapath import _layout, instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.journal import JournaledTable
 from pylvs.datapath.layout import REASONS
@@ -174,8 +174,41 @@ def _numbers(running: Instance) -> dict[str, Any]:
             "conn_max": running.sysctls.get(0, "conn_max"),
             "refused_by_conn_max": reasons["dropped_conn_max"],
         },
+        "egress": _egress(running),
+        "not_forwarding": _not_forwarding(running),
         "packets": reasons,
     }
+
+
+def _egress(running: Instance) -> list[str]:
+    """What the egress program is there for."""
+    needs = running.config.get(0, "egress")
+    names = {
+        _layout.EGRESS_OWN: "the director's own requests",
+        _layout.EGRESS_LOCAL: "real servers on the director",
+        _layout.EGRESS_STACK: "conntrack",
+    }
+    return [name for bit, name in names.items() if needs & bit]
+
+
+def _not_forwarding(running: Instance) -> list[str]:
+    """Switches without which the stack does not forward what conntrack=1 leaves to it."""
+    if not running.sysctls.get(0, "conntrack"):
+        return []
+    families = running.config.get(0, "families")
+    wanted = {
+        "net.ipv4.ip_forward": families & _layout.SERVES_IPV4,
+        "net.ipv6.conf.all.forwarding": families & _layout.SERVES_IPV6,
+    }
+    return [name for name, serves in wanted.items() if serves and not _is_on(name)]
+
+
+def _is_on(name: str) -> bool:
+    try:
+        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+            return file.read().strip() != "0"
+    except FileNotFoundError:
+        return False
 
 
 def _status(numbers: dict[str, Any]) -> Iterator[str]:
@@ -187,6 +220,10 @@ def _status(numbers: dict[str, Any]) -> Iterator[str]:
     if numbers["not_attached"]:
         rest = ", ".join(f"{name} ({why})" if why else name for name, why in numbers["not_attached"].items())
         yield f"not attached  {rest}"
+    if numbers["egress"]:
+        yield f"egress        a program there, too, for {', '.join(numbers['egress'])}"
+    if numbers["not_forwarding"]:
+        yield f"WARNING       conntrack is on, and balanced packets need {' and '.join(numbers['not_forwarding'])} = 1"
     yield from _table(numbers["table"])
     yield (
         f"services      {numbers['services']} of {numbers['max_services']}, "
