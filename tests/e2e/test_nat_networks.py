@@ -78,6 +78,38 @@ def test_a_real_server_that_answers_its_neighbour_directly(one: Lab, ipv6: bool)
         one.run("rs2", f"ip {prefix}route del {outside} dev eth0")
 
 
+MASQUERADE = """
+table inet hairpin {
+    chain postrouting {
+        type nat hook postrouting priority srcnat
+        ip saddr 192.168.1.0/24 ip daddr 192.168.1.0/24 masquerade
+        ip6 saddr fd00:1::/64 ip6 daddr fd00:1::/64 masquerade
+    }
+}
+"""
+
+
+def test_a_real_server_asks_its_own_service(one_lab: Lab, ipv6: bool) -> None:
+    """With conntrack netfilter can put the director in the place of clients among the real servers, which kernel IPVS has
+    no way of: then it does not matter how those answer their neighbours."""
+    one_lab.pylvs("sysctl -q conntrack=1")
+    one_lab.run("director", ["nft", "-f", "-"], input=MASQUERADE)
+    try:
+        service = Service(one_lab, "-m", ipv6=ipv6, rport=8080).add("rs3")
+        director = one_lab.host("director")
+        for host in ("rs3", "rs1"):
+            words = ["curl", "-sS", "-m", TIMEOUT, service.url("/who")]
+            name, seen, *_ = one_lab.run(host, words).stdout.split()
+            assert name == "rs3"
+            assert seen == (director.ipv6 if ipv6 else director.ipv4), "in the place of its neighbours"
+        traffic = service.traffic()["rs3"]
+        assert traffic.conns == 2 and traffic.outpkts >= 6
+    finally:
+        one_lab.run("director", "nft delete table inet hairpin")
+        one_lab.ipvsadm("-C")
+        one_lab.pylvs("sysctl -q conntrack=0")
+
+
 def test_two_daemons_on_one_host(nat: Lab, ipv6: bool) -> None:
     """One address, two ports: two real servers of one service."""
     service = Service(nat, "-m", ipv6=ipv6).add("rs1")
