@@ -13,6 +13,7 @@ import pytest
 from support.harness import CLIENT, SERVER, Harness, Result, frame
 from support.packets import ICMP, ICMP6, RST, TCP, dissect, resum_icmp6, resum_ipv4, wrong_sums
 from support.recordings import Case, cases, mark_of, needs
+from support.tunnels import reassemble, without_whims, wrong_tunnel_sums
 
 INTERFACE = {"c": CLIENT, "s": SERVER}
 NO_PROTOCOL = {4: (3, 2), 6: (4, 1)}
@@ -67,6 +68,18 @@ def _send(lvs: Harness, step: dict[str, Any], case: Case) -> Result:
     return lvs.send(frame(sent, interface), interface, mark=mark_of(case, dissect(sent).dst))
 
 
+def _compare_tunnelled(step: dict[str, Any], result: Result, pieces: list[bytes]) -> None:
+    """A packet in a tunnel, or its fragments, of which the last is the program's own."""
+    assert result.reason == ("forwarded_related" if "icmp" in step else "forwarded_tunnel"), (step, result)
+    after = [piece[14:] for piece in (*pieces, result.frame)]
+    recorded = [bytes.fromhex(packet) for _, packet in step["out"]]
+    assert [len(packet) for packet in after] == [len(packet) for packet in recorded]
+    if len(after) > 1:
+        after, recorded = [reassemble(after)], [reassemble(recorded)]
+    assert not wrong_tunnel_sums(after[0]), (step, result)
+    assert without_whims(after[0]) == without_whims(recorded[0]), (step, result)
+
+
 @pytest.mark.parametrize("case", PLAYED, ids=lambda case: case["id"])
 def test_packets(lvs: Harness, case: Case) -> None:
     lvs.director.set_sysctls(case.get("sysctl", {}))
@@ -78,7 +91,9 @@ def test_packets(lvs: Harness, case: Case) -> None:
         if "sleep" in step:
             lvs.advance(step["sleep"])
             continue
-        result, sent = _send(lvs, step, case), bytes.fromhex(step["sent"])
+        with lvs.beyond() as arrived:
+            result, sent = _send(lvs, step, case), bytes.fromhex(step["sent"])
+            pieces = arrived(len(step["out"]) - 1) if result.forwarded and len(step["out"]) > 1 else []
         if case["id"] in LATER and result.reason == LATER[case["id"]]:
             continue
         if not step["out"]:
@@ -86,6 +101,8 @@ def test_packets(lvs: Harness, case: Case) -> None:
             p = dissect(sent)
             silent = p.segment[13] & RST if p.protocol == TCP else p.protocol in (ICMP, ICMP6)
             assert result.handed_up if silent else result.dropped and not result.answers, (step, result)
+        elif " -i" in case["restore"] and step["out"][0][0] == "server":
+            _compare_tunnelled(step, result, pieces)
         elif not _stacks_own(sent, step["out"], plain=" -g" not in case["restore"]):
             [(wire, recorded)] = step["out"]
             after = result.frame[14:]
@@ -99,7 +116,9 @@ def test_packets(lvs: Harness, case: Case) -> None:
 
 
 def test_what_is_played() -> None:
-    groups = ("nat", "dr", "refuse", "frag", "icmp", "sctp", "ipsec", "fwmark")
+    groups = ("nat", "dr", "refuse", "frag", "icmp", "sctp", "ipsec", "fwmark", "tun")
     counts = {name: sum(case["group"] == name for case in PLAYED) for name in groups}
-    assert counts == {"nat": 11, "dr": 4, "refuse": 10, "frag": 2, "icmp": 7, "sctp": 10, "ipsec": 8, "fwmark": 1}
+    assert counts == {
+        "nat": 11, "dr": 4, "refuse": 10, "frag": 2, "icmp": 8, "sctp": 10, "ipsec": 8, "fwmark": 1, "tun": 17,
+    }  # fmt: skip
     assert set(LATER) <= {case["id"] for case in PLAYED}

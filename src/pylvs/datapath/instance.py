@@ -282,8 +282,10 @@ class Instance:
         learn_addresses(self.own_addresses)
 
     def learn_ports(self) -> None:
-        """Tell the packet path which ports need no privilege: where FTP's data may come (facts 1.3)."""
+        """Tell the packet path which ports need no privilege, where FTP's data may come (facts 1.3); and from which the
+        director's own connections come, and so GUE's (facts 6.7)."""
         self.config.put(0, "unprivileged", unprivileged())
+        self.config.put(0, "local_ports", local_ports())
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -358,6 +360,12 @@ def entrance(interface: netlink.Interface) -> str:
 def unprivileged() -> int:
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
         return int(file.read())
+
+
+def local_ports() -> int:
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first, last = map(int, file.read().split())
+    return first | last << 16
 
 
 def learn_addresses(own: Hash) -> None:

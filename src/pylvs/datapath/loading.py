@@ -18,6 +18,7 @@ from pylvs.datapath.instance import (
     directory,
     entrance,
     learn_addresses,
+    local_ports,
     permit,
     sysctl_defaults,
     unprivileged,
@@ -151,6 +152,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
             unprivileged=unprivileged(),
+            local_ports=local_ports(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
         )

@@ -145,6 +145,8 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->flags |= birth->manner;
+		if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
+			birth->flags &= ~CONN_STACK;
 		birth->kind = SLOT_CONN;
 		birth->timeout = 3000;	/* until the protocol sets its own */
 		reason = conn_claim(key, found, now);

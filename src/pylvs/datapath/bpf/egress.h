@@ -15,13 +15,12 @@
 /* The stack has routed a reply as its real server's, and the VIP's way may be another (facts 6.5). */
 static __always_inline int reroute(struct __sk_buff *skb, const struct packet *p, const struct way *way, __u64 now)
 {
-	const struct sysctls *sys = at(&sysctls, 0);
 	struct bpf_fib_lookup fib;
 	union address caddr = p->tuple.dst;
 	enum routed routed;
 	int neighbour = 0;
 
-	if (!sys || !sys->snat_reroute)
+	if (!reroutes())
 		return TC_ACT_UNSPEC;
 	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, 0, now, &neighbour);
 	if ((routed != ROUTED && routed != ROUTED_UNRESOLVED) || (routed != ROUTED && fib.ifindex == skb->ifindex))

@@ -28,7 +28,7 @@ enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG, ERROR_ORPHAN };
 struct outcome {
 	int verdict;
 	__u32 error;		/* 1 + enum error: the ICMP message to answer with; the verdict is that answer's then */
-	__u32 mtu;
+	__u32 mtu;		/* what is told there; without an error: the packet is to go in pieces that fit this (cut.h) */
 };
 
 /* Sources that the stack would never accept; only asked for new connections. */
@@ -62,6 +62,18 @@ __noinline int stay(struct __sk_buff *skb, struct packet *p, const struct way *w
 	return FORWARDED_LOCAL;
 }
 
+/* A packet of this length (or its segments) does not fit out->mtu: shorten its segments, after which all is well and
+ * out->mtu is 0, or it is to be cut. 0: neither can be. */
+static __always_inline int cut_prepare(struct __sk_buff *skb, const struct packet *p, struct outcome *out, __u32 length)
+{
+	__u32 mtu = out->mtu;
+
+	if (!skb->gso_size)
+		return 1;
+	out->mtu = 0;
+	return cut_segments(skb, p, length - mtu);
+}
+
 /* A request to its real server. */
 __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out,
 			       __u64 now)
@@ -92,18 +104,22 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 			return DROPPED_TTL_EXCEEDED;
 		}
 		if (routed == ROUTED_TOO_BIG) {
-			if (!p->dont_fragment)
-				return DROPPED_NEEDS_FRAGMENTS;
-			/* what is quoted has been counted as a hop already */
-			if (decrement_ttl(skb, p->tuple.family)) {
-				out->error = 1 + ERROR_TOO_BIG;
-				out->mtu = fib.mtu_result;
+			out->mtu = fib.mtu_result;
+			if (p->dont_fragment) {
+				/* what is quoted has been counted as a hop already */
+				if (decrement_ttl(skb, p->tuple.family))
+					out->error = 1 + ERROR_TOO_BIG;
+				return DROPPED_TOO_BIG;
 			}
-			return DROPPED_TOO_BIG;
+			if (!cut_prepare(skb, p, out, length))
+				return DROPPED_NEEDS_FRAGMENTS;
+			routed = route_ask(skb, &fib, p->tuple.family, &any, &way->address, 0);
+			neighbour = routed != ROUTED;
 		}
 	}
 	if (way->stays) {
 		out->verdict = TC_ACT_UNSPEC;
+		out->mtu = 0;	/* the stack cuts what must be cut */
 		return FORWARDED_BY_STACK;	/* whoever called does the rest */
 	}
 	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
@@ -112,20 +128,28 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 		out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	else
 		out->verdict = transmit(skb, &fib, neighbour);
+	if (out->mtu)
+		cut_later(&fib, neighbour, 0);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
+}
+
+static __always_inline int reroutes(void)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+
+	return sys && sys->snat_reroute;
 }
 
 /* The way of a reply: as the VIP's (snat_reroute), or as that of any packet that came so and is forwarded, of which nothing
  * is remembered (facts 6.5). */
 static __always_inline enum routed route_reply(struct __sk_buff *skb, struct bpf_fib_lookup *fib, const struct packet *p,
-					       const union address *vaddr, __u32 length, __u64 now, int *neighbour)
+					       const union address *vaddr, const union address *caddr, __u32 length,
+					       __u64 now, int *neighbour)
 {
-	const struct sysctls *sys = at(&sysctls, 0);
-	union address caddr = p->tuple.dst;
 	enum routed routed;
 
-	if (sys && sys->snat_reroute)
-		return route(skb, fib, p->tuple.family, vaddr, &caddr, length, now, neighbour);
+	if (reroutes())
+		return route(skb, fib, p->tuple.family, vaddr, caddr, length, now, neighbour);
 	routed = route_forwarded(skb, fib, p, length);
 	*neighbour = routed == ROUTED_UNRESOLVED || (bpf_get_prandom_u32() & NEIGHBOUR_MASK) == 0;
 	return routed;
@@ -154,14 +178,19 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 	path = path_known(p->tuple.family, &way->address, &caddr, now);
 	if (!path || length > path->mtu) {
 		path = NULL;
-		routed = route_reply(skb, &fib, p, &way->address, length, now, &neighbour);
+		routed = route_reply(skb, &fib, p, &way->address, &caddr, length, now, &neighbour);
 		if (routed == ROUTED_NOWHERE)
 			return UP_REPLY_NOT_ROUTED;
 		if (routed == ROUTED_TOO_BIG && p->dont_fragment)
 			return UP_REPLY_TOO_BIG;
 		if (routed == ROUTED_TOO_BIG) {
 			out->verdict = TC_ACT_SHOT;
-			return DROPPED_NEEDS_FRAGMENTS;
+			out->mtu = fib.mtu_result;
+			if (!cut_prepare(skb, p, out, length))
+				return DROPPED_NEEDS_FRAGMENTS;
+			routed = reroutes() ? route_ask(skb, &fib, p->tuple.family, &way->address, &caddr, 0) :
+					      route_forwarded(skb, &fib, p, 0);
+			neighbour = routed != ROUTED;
 		}
 	}
 	out->verdict = TC_ACT_SHOT;
@@ -171,5 +200,19 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 		out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	else
 		out->verdict = transmit(skb, &fib, neighbour);
+	if (out->mtu)
+		cut_later(&fib, neighbour, 0);
 	return FORWARDED_NAT_REPLY;
+}
+
+/* What was forwarded but has to go in pieces does so now. Returns what became of it. */
+static __always_inline int in_pieces(struct __sk_buff *skb, const struct packet *p, struct outcome *out, int reason)
+{
+	if (reason > FORWARDED_RELATED)
+		return reason;
+	out->verdict = cut_up(skb, p, out->mtu);
+	if (out->verdict >= 0)
+		return reason;
+	out->verdict = TC_ACT_SHOT;
+	return DROPPED_NEEDS_FRAGMENTS;
 }

@@ -60,5 +60,6 @@ union names {
 	enum pool_table pool_table;
 	enum template_state template_state;
 	enum dest_flag dest_flag;
+	enum tunnel tunnel;
 	enum reason reason;
 };

@@ -22,6 +22,7 @@ struct quote {
 	__u32 ip;		/* offset of the quoted IP header */
 	__u32 l4;		/* of the quoted transport header */
 	__u32 dest;		/* number of the connection's real server */
+	__u32 tunnel;		/* a tunnel leads there */
 };
 
 MAP(quotes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct quote, 1, 0);
@@ -168,9 +169,12 @@ static __always_inline int related_request(struct __sk_buff *skb, struct packet 
 	if (q->way.nat && !quote_translate(skb, p, 0))
 		return DROPPED_REWRITE_FAILED;
 	q->way.nat = 0;		/* from here on it is routed like any other packet */
-	reason = forward_request(skb, p, &q->way, out, now);
+	if (q->tunnel)
+		reason = tunnel_request(skb, p, q->dest, out, now);
+	else
+		reason = forward_request(skb, p, &q->way, out, now);
 	out->error = 0;		/* about an error there is none */
-	return reason == FORWARDED_ROUTE ? FORWARDED_RELATED : reason;
+	return reason == FORWARDED_ROUTE || reason == FORWARDED_TUNNEL ? FORWARDED_RELATED : reason;
 }
 
 /* To the client: what a real server, or a router on the way to it, says about a request. */
@@ -225,6 +229,7 @@ __noinline int related_schedule(struct __sk_buff *skb, struct outcome *out, __u6
 		q->way.address = birth->daddr;
 		q->way.port = birth->dport;
 		q->way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+		q->tunnel = (birth->flags & CONN_METHOD) == METHOD_TUNNEL;
 		q->dest = birth->dest;
 	} else if (reason == DROPPED_NO_DESTINATION) {
 		out->verdict = TC_ACT_SHOT;
@@ -277,6 +282,7 @@ static __always_inline int related_directions(struct quote *q)
 	if (!d)
 		return UP_JUST_ENDED;
 	q->way.nat = conn_method(c) == METHOD_MASQ;
+	q->tunnel = conn_method(c) == METHOD_TUNNEL;
 	q->way.address = d->address;
 	q->way.port = c->dport;
 	q->dest = dest;
@@ -339,10 +345,14 @@ int related(struct __sk_buff *skb)
 {
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
 	int reason = UP_JUST_ENDED;
+	struct quote *q;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = related_way(skb, &out);
+	q = at(&quotes, 0);
+	if (q && out.mtu)
+		reason = in_pieces(skb, &q->error, &out, reason);
 	note(reason);
 	return out.verdict;
 }

@@ -24,7 +24,10 @@
 #include "sip.h"
 #include "xmit/route.h"
 #include "xmit/nat.h"
+#include "xmit/sum.h"
+#include "xmit/cut.h"
 #include "forward.h"
+#include "xmit/tunnel.h"
 #include "admit.h"
 #include "outgoing.h"
 #include "icmp.h"
@@ -105,6 +108,8 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return to_local_server(skb, p, &way, out);
+	if (conn_method(c) == METHOD_TUNNEL)
+		return tunnel_request(skb, p, dest, out, now);
 	if ((c->status & STATUS_FLAG(CONN_STACK)) && skb->ingress_ifindex != LO_IFINDEX)
 		way.stays = STAYS_ROUTED;
 	reason = forward_request(skb, p, &way, out, now);
@@ -203,7 +208,12 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
-	reason = d->flags & DEST_LOCAL ? to_local_server(skb, p, &way, out) : forward_request(skb, p, &way, out, now);
+	if (d->flags & DEST_LOCAL)
+		reason = to_local_server(skb, p, &way, out);
+	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
+		reason = tunnel_request(skb, p, birth->dest, out, now);
+	else
+		reason = forward_request(skb, p, &way, out, now);
 	once_ended(birth, load, now);
 	return reason;
 }
@@ -298,7 +308,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
 		reason = request(skb, p, cfg, &found, c, out, now);
-	if (TWO_TABLES && reason <= FORWARDED_ROUTE)
+	if (TWO_TABLES && reason <= FORWARDED_TUNNEL)
 		follow(p, &found, now);
 	return reason;
 }
@@ -348,6 +358,8 @@ int ingress(struct __sk_buff *skb)
 		if (!p->uncounted)
 			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
 		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
+	} else if (out.mtu) {
+		reason = in_pieces(skb, p, &out, reason);
 	}
 	note(reason);
 	return out.verdict;

@@ -30,6 +30,7 @@ enum reason {
 	FORWARDED_LOCAL,
 	FORWARDED_BY_STACK,
 	FORWARDED_ROUTE,
+	FORWARDED_TUNNEL,
 	FORWARDED_RELATED,
 	UP_NOT_IP,
 	UP_OTHER_HOST,
@@ -65,6 +66,7 @@ enum reason {
 	DROPPED_TTL_EXCEEDED,
 	DROPPED_TOO_BIG,
 	DROPPED_NEEDS_FRAGMENTS,
+	DROPPED_TUNNEL_TOO_NARROW,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
 	DROPPED_ORPHAN,
@@ -117,6 +119,7 @@ struct config {
 	__u32 marks;		/* enum mark_limit: which rules are in force, and how many: a change is one store of this */
 	__u32 mark_device;	/* number of the interface by which netfilter's marked packets come; 0: none */
 	__u32 unprivileged;	/* net.ipv4.ip_unprivileged_port_start */
+	__u32 local_ports;	/* net.ipv4.ip_local_port_range: the first, and the last << 16 */
 	__u32 egress;		/* enum egress; 0: the egress program is on no interface */
 	__u32 sync_state;	/* enum sync_state: which synchronisation daemons run */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
@@ -202,7 +205,9 @@ struct runtime {
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
- * first global address, under the unspecified address. Written by Python. */
+ * first global address, under the unspecified address. And where tunnels begin on kernels whose routing does not tell
+ * packets: an interface's first global address, of IPv4 under ::ffff:0:0; that of the first interface that has one under
+ * the number 0. Written by Python. */
 struct own_address {
 	__u32 ifindex;
 	union address address;

@@ -66,11 +66,16 @@ static __always_inline int same_address(const union address *a, const union addr
 	       a->word[3] == b->word[3];
 }
 
-static __always_inline struct path *path_of(const union address *src, const union address *dst)
+static __always_inline __u32 path_place(const union address *src, const union address *dst)
 {
 	__u32 mix = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3] ^ src->word[0] ^ src->word[3];
 
-	return at(&paths, mix * 0x61c88647 >> 24);
+	return mix * 0x61c88647 >> 24;
+}
+
+static __always_inline struct path *path_of(const union address *src, const union address *dst)
+{
+	return at(&paths, path_place(src, dst));
 }
 
 static __always_inline enum routed routed_as(long answer)
