@@ -90,8 +90,8 @@ table inet hairpin {
 
 
 def test_a_real_server_asks_its_own_service(one_lab: Lab, ipv6: bool) -> None:
-    """With conntrack netfilter can put the director in the place of clients among the real servers, which kernel IPVS has
-    no way of: then it does not matter how those answer their neighbours."""
+    """With conntrack netfilter can put the director in the place of clients among the real servers, which kernel IPVS
+    has no way of: then it does not matter how those answer their neighbours."""
     one_lab.pylvs("sysctl -q conntrack=1")
     one_lab.run("director", ["nft", "-f", "-"], input=MASQUERADE)
     try:

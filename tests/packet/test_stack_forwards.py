@@ -77,6 +77,13 @@ def test_direct_routing_of_two_services_to_one_place(lvs: Harness) -> None:
     assert audit(lvs.instance) == (2, 2, 0)
 
 
+def test_tunnels_pass_the_stack_by(lvs: Harness, family: Family) -> None:
+    lvs.director.set_sysctl("conntrack", 1)
+    talk = Talk(lvs, family, rport=80).serve(1, "-i")
+    assert talk.asks("S").reason == "forwarded_tunnel"
+    assert audit(lvs.instance) == (1, 0, 0)
+
+
 def test_connections_keep_their_way(lvs: Harness, family: Family) -> None:
     """What was begun before a switch goes on as it was begun: conntrack would not know it, or miss it."""
     talk = Talk(lvs, family).serve()
