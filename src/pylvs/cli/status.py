@@ -1,10 +1,10 @@
 """pylvs status: the state of this network namespace's director, its connection table, and every packet's reason."""
 
-import argparse
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from pylvs.cli.parsing import Parser
 from pylvs.datapath import _layout, instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.journal import JournaledTable
@@ -56,6 +56,7 @@ MEANING = {
     "dropped_tunnel_too_narrow": "the way to the real server is too narrow for any packet in a tunnel",
     "dropped_rewrite_failed": "its headers could not be rewritten",
     "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
+    "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told on",
     "dropped_orphan": "from a LVS-NAT real server, of no connection (net.ipv4.vs.nat_icmp_send)",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
@@ -77,16 +78,22 @@ A connection takes one slot of the table, a LVS-NAT connection two. The slots
 stand in groups of 64; a connection's addresses and ports say to which of two
 groups it may belong, so the table serves well until nearly all groups are
 nearly full. A new connection that finds no room is refused, unless a half-open
-one gives way. From 80 % on it is time for a larger table:
-
-  pylvs load --conn-tab-bits 22        2^22 slots; connections stay
+one gives way. From 80 % on it is time for a larger table (pylvs load).
 """
+_EXAMPLES = (
+    ("pylvs status", "the director and its table"),
+    ("pylvs status --drops", "what became of every packet"),
+    ("pylvs status --json", "for a program"),
+    ("pylvs load --conn-tab-bits 22", "a table of 2^22 slots; connections stay"),
+)
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="pylvs status", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    parser = Parser(
+        prog="pylvs status", description=_DESCRIPTION, examples=_EXAMPLES,
+        exits={0: "done, also if no director is loaded"},
+    )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--drops",
@@ -100,6 +107,11 @@ def main(argv: list[str]) -> int:
         help="the lines of the kernel's /proc/net/ip_vs_status that mean something here; "
         "a bucket is eight slots, where looking for a connection begins",
     )
+    return [parser]
+
+
+def main(argv: list[str]) -> int:
+    (parser,) = parsers()
     arguments = parser.parse_args(argv)
     running = instance.find()
     if running is None:

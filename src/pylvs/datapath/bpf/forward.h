@@ -22,7 +22,14 @@ enum stay {
 };
 
 /* What icmp.h can answer. */
-enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG, ERROR_ORPHAN };
+enum error {
+	ERROR_PORT,
+	ERROR_HOST,
+	ERROR_TTL,
+	ERROR_TOO_BIG,
+	ERROR_ORPHAN,		/* as ERROR_PORT, from the director's own address */
+	ERROR_RELAYED,		/* somebody else's: its type and code are the upper bytes of outcome.mtu */
+};
 
 /* What is to become of a packet beside its reason. */
 struct outcome {

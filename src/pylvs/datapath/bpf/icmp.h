@@ -196,6 +196,11 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 		if (error == ERROR_ORPHAN)
 			own_source(skb, p, &from);
 	}
+	if (error == ERROR_RELAYED) {
+		type = mtu >> 24;
+		code = mtu >> 16;
+		mtu = 0;
+	}
 	limit = ipv6 ? ICMPV6_QUOTE : ICMP_QUOTE;
 	quote = p->length > limit ? limit : p->length;
 	if (!quote_sum(skb, p, quote, &sum))
