@@ -43,9 +43,12 @@ union names {
 	struct ftp_talk ftp_talk;
 	enum slot_kind slot_kind;
 	enum life life;
+	enum aside aside;
 	enum table table;
 	enum resizing resizing;
 	enum step step;
+	enum egress egress;
+	enum sync_state sync_state;
 	enum conn_flag conn_flag;
 	enum ftp_mode ftp_mode;
 	enum family_bit family_bit;

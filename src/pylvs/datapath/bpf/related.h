@@ -271,7 +271,7 @@ __noinline int related_find(struct __sk_buff *skb, __u64 now)
 	if (TWO_TABLES && q->found.again)
 		return UP_JUST_ENDED;
 	if (may_be_plain_reply(&q->packet.tuple))
-		q->found.from_server = find_plain_reply(&q->packet, &q->found, now);
+		q->found.from_server = find_plain_reply(&q->packet, &q->found, now) & 1;
 	return RECEIVED;
 }
 
