@@ -23,7 +23,7 @@ MEANING = {
     "up_malformed": "broken or truncated IP header; the stack drops and counts it",
     "up_martian": "from an address that nobody can have",
     "up_protocol": "neither TCP, UDP, SCTP, AH, ESP nor an ICMP error",
-    "up_fragment": "a fragment",
+    "up_fragment": "a fragment of what is handed up; those without ports follow their first one",
     "up_no_service": "no virtual service and no connection",
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
     "up_just_ended": "its connection ended while the packet was at it",
@@ -48,6 +48,10 @@ MEANING = {
     "dropped_needs_fragments": "too big for the way and may be fragmented, which is not supported yet",
     "dropped_rewrite_failed": "its headers could not be rewritten",
     "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
+    "held_fragment": "fragments that wait for their datagram's first one now",
+    "dropped_fragment": "a fragment of what was dropped, or one that would overlap another",
+    "dropped_first_lost": "a fragment whose first one did not come within a second",
+    "dropped_hold_full": "a fragment before its first one, and no room to let it wait",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
 }
@@ -79,7 +83,8 @@ def main(argv: list[str]) -> int:
     form.add_argument(
         "--drops",
         action="store_true",
-        help="every packet's reason: received = forwarded + handed up to the stack + dropped",
+        help="every packet's reason: received = forwarded + handed up to the stack + dropped, and the fragments that "
+        "wait for their first one",
     )
     form.add_argument("--json", action="store_true", help="all numbers, the packets' reasons too, as one object")
     form.add_argument(
@@ -272,5 +277,5 @@ def _drops(running: Instance) -> None:
             if counts[name]:
                 print(f"{counts[name]:>12}   {name:<26} {MEANING[name]}")
     for name in REASONS:
-        if name.startswith("answered_") and counts[name]:
+        if name.startswith(("held_", "answered_")) and counts[name]:
             print(f"{counts[name]:>12} {name:<28} {MEANING[name]}")

@@ -79,6 +79,7 @@ DEST = Layout(_layout.DEST)
 DEST_LOAD = Layout(_layout.DEST_LOAD)
 COUNTERS = Layout(_layout.COUNTERS)
 ESTIMATE = Layout(_layout.ESTIMATE)
+PARTIES = Layout((8, {"bits": (0, "Q")}))
 OWN_ADDRESS = Layout(_layout.OWN_ADDRESS)
 REASONS = _layout.REASONS
 SLOT = POOL_HEAD.size

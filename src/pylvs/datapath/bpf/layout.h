@@ -25,6 +25,13 @@ enum limit {
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
+/* By what an address is found in the map `parties` (fragment.h): the upper 16 bits of its words' sum without carry times
+ * the factor. */
+enum party_bits {
+	PARTY_BITS = 1 << 16,
+	PARTY_FACTOR = 0x61c88647,
+};
+
 union address {
 	__u32 word[4];
 	__u8 byte[16];
@@ -58,4 +65,5 @@ union names {
 	enum template_state template_state;
 	enum dest_flag dest_flag;
 	enum reason reason;
+	enum party_bits party_bits;
 };

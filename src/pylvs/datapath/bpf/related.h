@@ -69,7 +69,7 @@ __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
 			return UP_MALFORMED;
 		l4 = q->ip + IPV6_LEN;
 		quoted->dont_fragment = 1;
-		why = walk_ipv6(skb, end, &l4, &protocol);
+		why = walk_ipv6(skb, end, &l4, &protocol, &quoted->fragment);
 		if (why != RECEIVED)
 			return why == UP_MALFORMED ? why : UP_RELATED_UNKNOWN;
 	}

@@ -30,6 +30,7 @@
 #include "icmp.h"
 #include "sweep.h"
 #include "steps.h"
+#include "fragment.h"
 
 /* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
  * it. So that is done again in its new place: a state to which an event of TCP has led is one that it leads to itself;
@@ -82,6 +83,8 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 		template_assure(found->number, found->life);
 	conn_touch(c, now);
 	c->packets++;
+	if (p->fragment)
+		first_goes(&way, dest, conn_method(c), 0);
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	return forward_request(skb, p, &way, out, now);
@@ -98,6 +101,8 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	conn_vaddr(c, &way.address);
 	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
+	if (p->fragment)
+		first_goes(&way, dest, conn_method(c), 1);
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
 	reason = forward_reply(skb, p, &way, out, now);
 	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED)
@@ -159,6 +164,8 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
+	if (p->fragment)
+		first_goes(&way, birth->dest, birth->flags & CONN_METHOD, 0);
 	reason = d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : forward_request(skb, p, &way, out, now);
 	once_ended(birth, load, now);
 	return reason;
@@ -182,6 +189,8 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 	way.address = d->key.address;
 	way.port = d->key.port;
 	load_bind(load, birth->flags);
+	if (p->fragment)
+		first_goes(&way, birth->dest, METHOD_MASQ, 1);
 	reason = forward_reply(skb, p, &way, out, now);
 	if (reason == FORWARDED_NAT_REPLY)
 		count(d, birth->dest, A_REPLY, p->length);
@@ -208,6 +217,11 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
 	sweep_if_late(cfg, rt, now);
+	if (p->fragment) {
+		reason = first_comes(skb, p, out, now);
+		if (reason != RECEIVED)
+			return reason;
+	}
 
 	c = conn_find_fast(&p->tuple, now, &found);
 	if (TWO_TABLES && !c && found.again)	/* each of its two slots is moved once: the third look finds it */
@@ -259,7 +273,9 @@ static __always_inline int step_of(const struct packet *p, int reason)
 {
 	__u8 protocol = p->tuple.protocol;
 
-	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (p->fragment >= PIECE_LATER && (reason == UP_FRAGMENT || p->fragment == PIECE_CALLS))
+		return STEP_FRAGMENT;
+	if (reason == UP_PROTOCOL && !p->fragment && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
 	return STEPS;
 }
@@ -279,6 +295,8 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
+	if (p->fragment == PIECE_KNOWN)
+		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
 	if (out.error) {
 		if (!p->uncounted)

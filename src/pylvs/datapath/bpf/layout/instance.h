@@ -46,6 +46,7 @@ enum reason {
 	UP_REPLY_TOO_BIG,
 	UP_REPLY_NOT_ROUTED,
 	UP_RELATED_UNKNOWN,
+	HELD_FRAGMENT,		/* those that wait now (held.h) */
 	DROPPED_TRUNCATED,
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
@@ -60,6 +61,9 @@ enum reason {
 	DROPPED_NEEDS_FRAGMENTS,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
+	DROPPED_FRAGMENT,
+	DROPPED_FIRST_LOST,
+	DROPPED_HOLD_FULL,
 	ANSWERED_ICMP,
 	ANSWERED_ICMP_LIMITED,
 	REASONS,
@@ -68,6 +72,7 @@ enum reason {
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
 	STEP_RELATED,
+	STEP_FRAGMENT,
 	STEPS,
 };
 
@@ -171,6 +176,8 @@ struct runtime {
 	__u32 cache_round;	/* the minute in which caches were last looked through */
 	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
 	__u64 entries_dropped;	/* by drop_entry */
+	__u32 held_cursor;	/* the slot where the sweep goes on to look for fragments that wait in vain (held.h) */
+	__u32 unused;
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
