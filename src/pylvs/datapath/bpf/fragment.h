@@ -56,6 +56,7 @@ struct piece {
 	__u32 last;
 	__u32 ours;		/* it could be */
 	struct datagram datagram;	/* what was, or is being, decided */
+	struct found found;
 };
 
 MAP(pieces, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct piece, 1, 0);
@@ -214,7 +215,7 @@ __noinline int first_comes(struct __sk_buff *skb, struct packet *p, struct outco
 	return RECEIVED;
 }
 
-/* A first fragment is on its way, as one of a connection's packets. */
+/* A first fragment is on its way to that real server, or from it. */
 __noinline int first_goes(const struct way *way, __u32 dest, __u32 method, __u32 reply)
 {
 	struct piece *f = at(&pieces, 0);
@@ -225,6 +226,61 @@ __noinline int first_goes(const struct way *way, __u32 dest, __u32 method, __u32
 	f->datagram.dest = 1 + dest;
 	f->datagram.method = method;
 	f->datagram.reply = reply;
+	return 0;
+}
+
+/* The connection in which one has gone. It is looked for once more, so that the main road need not say where it was. */
+__noinline int first_find(const struct packet *p)
+{
+	const struct config *cfg = at(&config, 0);
+	struct piece *f = at(&pieces, 0);
+
+	if (!p || !f || !cfg)
+		return 0;
+	return !!conn_find(&p->tuple, now_ns(cfg), &f->found);
+}
+
+__noinline int first_find_plain(const struct packet *p)
+{
+	const struct config *cfg = at(&config, 0);
+	struct piece *f = at(&pieces, 0);
+
+	if (!p || !f || !cfg)
+		return 0;
+	if (f->found.life || !may_be_plain_reply(&p->tuple))
+		return 0;
+	f->found.from_server = find_plain_reply(p, &f->found, now_ns(cfg));
+	return 0;
+}
+
+/* What the connection in `pieces` says of the way of its packets. */
+__noinline int first_directions(void)
+{
+	struct piece *f = at(&pieces, 0);
+	struct conn *c;
+	struct dest *d;
+	__u32 dest;
+
+	if (!f)
+		return 0;
+	c = conn_at(f->found.number);
+	if (!c || !f->found.life)
+		return 0;
+	dest = c->dest;
+	d = at(&dests, dest);
+	if (!d)
+		return 0;
+	f->datagram.way.nat = conn_method(c) == METHOD_MASQ;
+	f->datagram.way.address = d->address;
+	f->datagram.way.port = c->dport;
+	f->datagram.method = conn_method(c);
+	f->datagram.reply = f->found.from_server;
+	if (f->found.from_server) {
+		conn_vaddr(c, &f->datagram.way.address);
+		f->datagram.way.port = c->vport;
+	}
+	if (conn_same(c, &f->found))
+		f->datagram.dest = 1 + dest;
 	return 0;
 }
 
@@ -265,8 +321,8 @@ __noinline int count_bytes(const struct packet *p, __s32 bytes)
 	return 0;
 }
 
-/* What became of a first fragment: its others are to follow. */
-__noinline int first_went(const struct packet *p, __u32 reason)
+/* What became of a first fragment, for its others to follow. */
+__noinline int first_remember(const struct packet *p, __u32 reason)
 {
 	const struct config *cfg = at(&config, 0);
 	struct piece *f = at(&pieces, 0);
@@ -276,6 +332,8 @@ __noinline int first_went(const struct packet *p, __u32 reason)
 
 	if (!p || !f || !cfg)
 		return 0;
+	if (!f->datagram.dest && (reason < UP_NOT_IP || reason == UP_REPLY_UNCHANGED))
+		return 0;	/* its connection ended meanwhile */
 	/* the kernel counts the datagram as it is after reassembly: without the fragment header */
 	if (p->tuple.family == AF_INET6 && counts(&f->datagram, reason))
 		count_bytes(p, -FRAGMENT_HEADER);
@@ -295,6 +353,19 @@ __noinline int first_went(const struct packet *p, __u32 reason)
 	f->datagram.whole = 0;
 	bpf_map_update_elem(&datagrams, &key, &f->datagram, BPF_ANY);
 	return 0;
+}
+
+/* A first fragment has gone its way, or was stopped. One after the other, as there is little stack left. */
+static __always_inline void first_went(const struct packet *p, int reason)
+{
+	struct piece *f = at(&pieces, 0);
+
+	if (f && !f->datagram.dest) {
+		if (!first_find(p))
+			first_find_plain(p);
+		first_directions();
+	}
+	first_remember(p, reason);
 }
 
 /* ---- those that are not the first --------------------------------------------------------------------------------- */

@@ -30,7 +30,6 @@
 #include "icmp.h"
 #include "sweep.h"
 #include "steps.h"
-#include "fragment.h"
 
 /* A connection was moved to another table while a packet was at it (move.h), and perhaps before the packet had changed
  * it. So that is done again in its new place: a state to which an event of TCP has led is one that it leads to itself;
@@ -83,8 +82,6 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 		template_assure(found->number, found->life);
 	conn_touch(c, now);
 	c->packets++;
-	if (p->fragment)
-		first_goes(&way, dest, conn_method(c), 0);
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
 	return forward_request(skb, p, &way, out, now);
@@ -101,8 +98,6 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	conn_vaddr(c, &way.address);
 	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
-	if (p->fragment)
-		first_goes(&way, dest, conn_method(c), 1);
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
 	reason = forward_reply(skb, p, &way, out, now);
 	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED)
@@ -136,6 +131,8 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 	found->life = 0;
 	return 0;
 }
+
+#include "fragment.h"
 
 /* One-packet scheduling: a connection that begins and ends with this packet, and is never in the table (facts 2.5). */
 static __always_inline void once_ended(struct birth *birth, struct dest_load *load, __u64 now)
