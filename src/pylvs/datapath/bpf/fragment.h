@@ -449,6 +449,21 @@ __noinline __u32 held_take(__u64 now)
 	return 0;
 }
 
+/* A frame's bytes, from the packet at hand or into it. Two comparisons, apart from each other: what compilers make of a
+ * range the verifier of Linux 6.1 does not follow. 0: that worked. */
+static __always_inline int held_copy(struct __sk_buff *skb, struct held_frame *frame, __u32 length, int back)
+{
+	barrier_var(length);
+	if (length > HELD_LENGTH)
+		return -1;
+	barrier_var(length);
+	if (length < ETH_LEN)
+		return -1;
+	barrier_var(length);
+	return back ? bpf_skb_store_bytes(skb, 0, frame, length, BPF_F_RECOMPUTE_CSUM) :
+		      bpf_skb_load_bytes(skb, 0, frame, length);
+}
+
 /* Keep a copy of a fragment until its first one comes. */
 __noinline int hold(struct __sk_buff *skb, const struct packet *p, struct outcome *out, __u64 now)
 {
@@ -466,8 +481,7 @@ __noinline int hold(struct __sk_buff *skb, const struct packet *p, struct outcom
 	if (!h || !frame)
 		return DROPPED_HOLD_FULL;
 	length = p->length + ETH_LEN;
-	barrier_var(length);
-	if (length > HELD_LENGTH || !length || bpf_skb_load_bytes(skb, 0, frame, length)) {
+	if (held_copy(skb, frame, length, 0)) {
 		*(volatile __u32 *)&h->state = HELD_FREE;
 		return DROPPED_HOLD_FULL;
 	}
@@ -490,17 +504,13 @@ __noinline int held_resume(struct __sk_buff *skb, __u32 slot)
 	struct held_frame *frame = at(&held_frames, slot);
 	struct held *h = at(&held, slot);
 	struct piece *f = at(&pieces, 0);
-	__u32 length;
 
 	if (!f || !h || !frame)
 		return 0;
 	if (h->state != HELD_THERE || !same_piece(&h->key, &f->key) || !held_move(h, HELD_THERE, HELD_FILLING))
 		return 0;
-	length = h->length;
-	barrier_var(length);
 	unnote(HELD_FRAGMENT);
-	if (!length || length > HELD_LENGTH || bpf_skb_change_tail(skb, length, 0) ||
-	    bpf_skb_store_bytes(skb, 0, frame, length, BPF_F_RECOMPUTE_CSUM) ||
+	if (bpf_skb_change_tail(skb, h->length, 0) || held_copy(skb, frame, h->length, 1) ||
 	    bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
 		note(DROPPED_FRAGMENT);
 	else
