@@ -138,7 +138,7 @@ static __always_inline __u32 held_set(const struct piece_key *key)
 {
 	__u32 mix = key->src.word[0] ^ key->src.word[3] ^ key->dst.word[0] ^ key->dst.word[3] ^ key->id;
 
-	return (mix * 0x9e3779b1u >> 16) % (HELD / HELD_SET) * HELD_SET;
+	return (__u32)((__u64)(mix * 0x9e3779b1u) * (HELD / HELD_SET) >> 32) * HELD_SET;
 }
 
 /* What is known of the datagram at hand, into `pieces`. Another CPU may just be giving its place to another one: what was
