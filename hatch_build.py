@@ -14,9 +14,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 DATAPATH = ROOT / "src" / "pylvs" / "datapath"
-SOURCES = ("tc", "sweep")
-# the same programs over two connection tables, for as long as one takes over from the other
-RESIZING = {"tc_resizing": "tc", "sweep_resizing": "sweep"}
+SOURCES = ("tc", "sweep", "decap")
+# the same programs over two connection tables, for as long as one takes over from the other, and for interfaces without
+# link-layer headers
+VARIANTS = {
+    "tc_resizing": ("tc", "-DRESIZING"),
+    "sweep_resizing": ("sweep", "-DRESIZING"),
+    "tc_linkless": ("tc", "-DLINKLESS"),
+    "tc_linkless_resizing": ("tc", "-DLINKLESS", "-DRESIZING"),
+}
 CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
 SHARED = (
     "conn",
@@ -44,6 +50,8 @@ SHARED = (
     "cache",
     "own_address",
 )
+# shared, too, but no part of a director: its maps do not depend on them
+APART = ("decap_config", "decap_member")
 
 
 def find_clang() -> str:
@@ -90,8 +98,8 @@ def compile_objects() -> None:
     target.mkdir(exist_ok=True)
     for name in SOURCES:
         compile_object(DATAPATH / "bpf" / f"{name}.bpf.c", target / f"{name}.bpf.o")
-    for name, source in RESIZING.items():
-        compile_object(DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", "-DRESIZING")
+    for name, (source, *options) in VARIANTS.items():
+        compile_object(DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", *options)
 
 
 def write_layout() -> None:
@@ -100,24 +108,27 @@ def write_layout() -> None:
     assert spec and spec.loader
     btf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(btf)
-    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in (*SOURCES, *RESIZING)}
+    objects = {name: btf.Btf((DATAPATH / "obj" / f"{name}.bpf.o").read_bytes()) for name in (*SOURCES, *VARIANTS)}
     lines = ['"""Made by the build from the objects\' BTF; the declarations are in bpf/layout.h."""', ""]
-    for name in SHARED:
+    for name in (*SHARED, *APART):
         source = next(o for o in objects.values() if name in o.structs)
         size, members = source.structs[name]
         fields = {member: (offset, source.format(number)[0]) for member, (offset, number) in members.items()}
         lines.append(f"{name.upper()} = ({size}, {fields!r})")
     # programs and maps of the same number understand each other
-    number = zlib.crc32("\n".join(lines).encode())
+    number = zlib.crc32("\n".join(lines[: -len(APART)]).encode())
     lines.insert(2, f"VERSION = {number}")
     constants: dict[str, int] = {}
-    reasons: dict[str, int] = {}
+    reasons: dict[str, dict[str, int]] = {"reason": {}, "decap_reason": {}}
     for source in objects.values():
         for title, values in source.enums.items():
-            (reasons if title == "reason" else constants).update(values)
-    lines += ["", *(f"{name} = {value}" for name, value in sorted(constants.items()) if name.isupper())]
-    names = [name.lower() for name, value in sorted(reasons.items(), key=lambda item: item[1]) if name != "REASONS"]
-    lines += ["", f"REASONS = {tuple(names)!r}", ""]
+            reasons.get(title, constants).update(values)
+    lines += ["", *(f"{name} = {value}" for name, value in sorted(constants.items()) if name.isupper()), ""]
+    for title, prefix in (("reason", ""), ("decap_reason", "DECAP_")):
+        names = sorted(reasons[title], key=lambda name: reasons[title][name])
+        names = [name.removeprefix(prefix).lower() for name in names if name != f"{prefix}REASONS"]
+        lines += [f"{prefix}REASONS = {tuple(names)!r}"]
+    lines.append("")
     variables = {name: source.variables.get(".rodata", {}) for name, source in objects.items()}
     lines += [f"RODATA = {variables!r}", ""]
     fresh = DATAPATH / "_layout.py.new"

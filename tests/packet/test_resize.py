@@ -16,7 +16,8 @@ from pylvs.datapath.table import usage
 from pylvs.director import Director
 from pylvs.errors import DatapathError, InvalidValue, TableFull
 from pylvs.selections import Selection, selection
-from support.books import Ledger, audit
+from support.books import PROGRAMS, Ledger, audit
+from support.books import programs as pinned
 from support.harness import Harness, frame
 from support.packets import UDP
 from support.talk import FAMILIES, IPV4, Talk
@@ -70,10 +71,9 @@ def _resize(lvs: Harness, bits: int) -> None:
     lvs.reopen()
 
 
-def _pins(lvs: Harness) -> tuple[set[str], set[str]]:
-    """(tables that are pinned, programs that are)"""
-    maps = {name for name in os.listdir(f"{lvs.instance.path}/maps") if name.rpartition("_")[0] in datapath.TABLE}
-    return maps, {name.rstrip("0123456789") for name in os.listdir(f"{lvs.instance.path}/programs")}
+def _tables(lvs: Harness) -> set[str]:
+    """The tables that are pinned."""
+    return {name for name in os.listdir(f"{lvs.instance.path}/maps") if name.rpartition("_")[0] in datapath.TABLE}
 
 
 def _is_settled(lvs: Harness, number: int) -> None:
@@ -81,9 +81,8 @@ def _is_settled(lvs: Harness, number: int) -> None:
     assert lvs.instance.config.get(0, "resizing") == _layout.RESIZING_NOT
     assert lvs.instance.config.get(0, "table") == number
     assert lvs.instance.config.get(0, "conn_slots") == lvs.instance.slots.entries
-    running = {"ingress", "related", "steps_", "start", "catch_up", "decide", "flush", "purge"}
-    assert len([name for name in os.listdir(f"{lvs.instance.path}/programs") if name.startswith("steps_")]) == 1
-    assert _pins(lvs) == ({f"{name}_{number}" for name in datapath.TABLE}, running)
+    assert _tables(lvs) == {f"{name}_{number}" for name in datapath.TABLE}
+    assert pinned(lvs.instance) == PROGRAMS
     assert not lvs.instance.outdated()
 
 
@@ -231,7 +230,7 @@ def test_programs_that_the_kernel_refuses(lvs: Harness, monkeypatch: pytest.Monk
     load = programs.load
 
     def refuse(*arguments: Any) -> Any:
-        if arguments[3:] == (programs.RESIZING,):
+        if arguments[3] == programs.RESIZING:
             raise DatapathError("refused")
         return load(*arguments)
 

@@ -21,7 +21,8 @@ from pylvs.datapath import instance as datapath
 from pylvs.datapath.connections import Reader, entries
 from pylvs.datapath.maps import SharedArray
 from pylvs.model import Timeouts
-from support.books import Ledger, audit
+from support.books import PROGRAMS, Ledger, audit
+from support.books import programs as pinned
 from support.harness import CLIENT, SERVER, Harness, _Maps, frame
 from support.packets import UDP
 from support.talk import FAMILIES, IPV4, Family, Talk
@@ -123,14 +124,14 @@ class Stage:
         return True
 
     def _load_once(
-        self, sizes: dict[str, int], existing: dict[str, int], constants: dict[str, bytes], kind: str = ""
+        self, sizes: dict[str, int], existing: dict[str, int], constants: dict[str, bytes], kind: str, linkless: bool
     ) -> Loaded:
         """What the kernel would load, from what it has loaded already; over the same maps, so it is the same."""
         what = (kind, constants["table_parity"], constants["table_groups"])
         if what not in self._loaded:
             if sizes and "slots" not in existing and self._new:
                 existing, sizes = {**existing, **self._new}, {}
-            self._loaded[what] = self._load(sizes, existing, constants, kind)
+            self._loaded[what] = self._load(sizes, existing, constants, kind, linkless)
             if sizes and not self._new:
                 self._new = {name: os.dup(self._loaded[what][0][name]) for name in datapath.TABLE}
         maps, loaded = self._loaded[what]
@@ -305,11 +306,4 @@ def _nothing_is_left(lvs: Harness, what: str) -> None:
     assert config.get(0, "conn_slots") == lvs.instance.slots.entries, what
     tables = {name for name in os.listdir(f"{lvs.instance.path}/maps") if name.rpartition("_")[0] in datapath.TABLE}
     assert tables == {f"{name}_{config.get(0, 'table')}" for name in datapath.TABLE}, what
-    assert set(os.listdir(f"{lvs.instance.path}/programs")) == {
-        "ingress",
-        "start",
-        "catch_up",
-        "decide",
-        "flush",
-        "purge",
-    }, what
+    assert pinned(lvs.instance) == PROGRAMS, what

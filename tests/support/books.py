@@ -5,6 +5,7 @@ and their groups' counts, the two sides of LVS-NAT connections against each othe
 real servers carry, the packets against their reasons.
 """
 
+import os
 import struct
 from collections import Counter
 from typing import NamedTuple
@@ -16,7 +17,14 @@ from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
+PROGRAMS = ["catch_up", "decide", "flush", "ingress", "purge", "related", "start", "steps_"]
+"""What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS
+
+
+def programs(instance: Instance) -> list[str]:
+    """What is pinned of programs, without the numbers of arrays."""
+    return sorted(name.rstrip("0123456789") for name in os.listdir(f"{instance.path}/programs"))
 
 
 class _Connection(NamedTuple):

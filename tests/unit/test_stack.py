@@ -13,7 +13,7 @@ from pylvs.datapath.programs import NAMES
 from support.stack import LIMIT, Function, back_edges, codes, deepest, functions
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "decap"])
 def test_no_chain_of_calls_needs_more_stack_than_linux_6_1_has(name: str) -> None:
     needed, chain = deepest(functions(Path(DIRECTORY, f"{name}.bpf.o").read_bytes()))
     assert len(chain) > 1
@@ -30,7 +30,7 @@ def test_the_deepest_chain_is_the_sum_of_its_frames() -> None:
     assert deepest({"leaf": leaf, "small": small, "wide": wide, "top": top}) == (384, ["top 64", "wide 320"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "decap"])
 def test_no_loop_is_closed_by_what_is_no_jump(name: str) -> None:
     of = codes(Path(DIRECTORY, f"{name}.bpf.o").read_bytes())
     assert len(of) > 3

@@ -34,7 +34,7 @@ def test_is_for_every_python(wheel: Path) -> None:
 
 def test_carries_the_programs(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("obj/tc.bpf.o", "obj/sweep.bpf.o", "_layout.py", "bpf/tc.bpf.c", "bpf/layout.h"):
+    for wanted in ("obj/tc.bpf.o", "obj/sweep.bpf.o", "obj/decap.bpf.o", "_layout.py", "bpf/tc.bpf.c", "bpf/layout.h"):
         assert f"pylvs/datapath/{wanted}" in names
     scripts = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     assert "ipvsadm = " in scripts and "pylvs = " in scripts

@@ -18,6 +18,7 @@ COMMANDS = {
     "attach": ("instance", "put the packet path on an interface"),
     "detach": ("instance", "take it off an interface"),
     "prune": ("instance", "remove what is left of network namespaces that are gone"),
+    "realserver": ("realserver", "on a real server: unwrap LVS-TUN's packets, and see what the host still needs"),
     "lab": ("lab", "clusters in network namespaces, to try things out"),
     "demo": ("demo", "a minute's tour: two clusters, real connections, what ipvsadm shows"),
 }
@@ -32,7 +33,7 @@ def usage() -> str:
         "configured with ipvsadm; pylvs is for the rest:",
         "",
     ]
-    lines += [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
     lines += ["", "pylvs COMMAND --help tells more. All of them act on the network namespace they run in.", ""]
     return "\n".join(lines)
 

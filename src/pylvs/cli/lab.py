@@ -60,7 +60,7 @@ def _up(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.topology, arguments.name or arguments.topology, arguments.realservers, keep=True).up()
     print(lab.topology.drawing)
     print(f"The lab '{lab.name}' is up. Try:")
-    method = "-g" if lab.topology.name == "dr" else "-m"
+    method = {"dr": "-g", "tun": "-i"}.get(lab.topology.name, "-m")
     name = f"--name {lab.name} " if len(state.names()) > 1 else ""
     for words in (
         f"director ipvsadm -A -t {lab.vip}:80 -s rr",

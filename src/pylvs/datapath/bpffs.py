@@ -88,8 +88,11 @@ def _mount(path: str) -> None:
         )
 
 
-def root(create: bool = False) -> str | None:
+def root(create: bool = False, name: str = "pylvs") -> str | None:
     """The directory of all directors' pins; None if there is none and it is not to be made.
+
+    Args:
+        name: of the directory; real servers' pins have one of their own.
 
     Raises:
         DatapathError: bpffs cannot be mounted.
@@ -105,7 +108,7 @@ def root(create: bool = False) -> str | None:
             if os.listdir(mount):
                 raise DatapathError(f"{mount} is no bpffs and is not empty: nothing is mounted over it")
             _mount(mount)
-        path = f"{mount}/pylvs"
+        path = f"{mount}/{name}"
         if not os.path.isdir(path):
             if not create:
                 return None
@@ -193,9 +196,9 @@ def _held(directory: str, how: int) -> Iterator[None]:
         os.close(fd)
 
 
-def remove_root() -> None:
+def remove_root(name: str = "pylvs") -> None:
     """Remove the directory of all directors' pins if it is empty."""
-    path = root()
+    path = root(name=name)
     try:
         if path:
             os.rmdir(path)

@@ -216,12 +216,46 @@ class Instance:
 
     def attach(self, interface: netlink.Interface) -> None:
         """Put the packet path on an interface."""
-        fd = self.program("ingress")
+        if interface.linkless and not self.works_linkless():
+            self._load_linkless()
+        fd = self.program(entrance(interface))
         try:
             interfaces.attach(f"{self.path}/links", fd, interface.ifindex)
         finally:
             os.close(fd)
         self.learn_addresses()
+
+    def works_linkless(self) -> bool:
+        """Are those programs loaded that work on interfaces without link-layer headers?"""
+        return os.path.exists(f"{self.path}/programs/ingress{programs.LINKLESS}")
+
+    def _load_linkless(self) -> None:
+        maps = self.map_fds()
+        try:
+            loaded = programs.load_linkless(maps, self._table_constants(maps))
+        finally:
+            for fd in maps.values():
+                os.close(fd)
+        try:
+            # the entrance at last: where it is, the others are
+            for name, fd in sorted(loaded.items(), reverse=True):
+                self._pin_program(name, fd)
+        finally:
+            for fd in loaded.values():
+                os.close(fd)
+
+    def _table_constants(self, maps: dict[str, int]) -> dict[str, bytes]:
+        groups = syscall.map_size(maps["slots"])[2]
+        return programs.table_constants(self.config.get(0, "table"), groups, self.config.get(0, "seeds"))
+
+    def _pin_program(self, name: str, fd: int) -> None:
+        """Pin it, or put it in the place of another one of this name."""
+        path = f"{self.path}/programs/{programs.pin_name(name, fd)}"
+        fresh = f"{path}_new"
+        if os.path.exists(fresh):
+            os.unlink(fresh)
+        syscall.pin(fd, fresh)
+        os.rename(fresh, path)
 
     def attach_newcomers(self) -> None:
         """Put the packet path on interfaces that appeared since the last change, unless somebody took it off them."""
@@ -263,9 +297,8 @@ class Instance:
         """
         maps = self.map_fds()
         try:
-            groups = syscall.map_size(maps["slots"])[2]
-            constants = programs.table_constants(self.config.get(0, "table"), groups, self.config.get(0, "seeds"))
-            taken_over, loaded = programs.load({}, maps, constants)
+            constants = self._table_constants(maps)
+            taken_over, loaded = programs.load({}, maps, constants, "", self.works_linkless())
         finally:
             for fd in maps.values():
                 os.close(fd)
@@ -290,28 +323,32 @@ class Instance:
     def put_in_place(self, loaded: dict[str, int]) -> None:
         """Let these programs (name -> file descriptor) do the work from now on."""
         links, pins = f"{self.path}/links", f"{self.path}/programs"
-        steps = programs.pin_name(programs.STEPS, loaded[programs.STEPS])
-        if not os.path.exists(f"{pins}/{steps}"):
-            syscall.pin(loaded[programs.STEPS], f"{pins}/{steps}")  # before anything that relies on it runs
+        steps = {name: fd for name, fd in loaded.items() if name.startswith(programs.STEPS)}
+        for name, fd in steps.items():
+            if not os.path.exists(f"{pins}/{programs.pin_name(name, fd)}"):
+                self._pin_program(name, fd)  # before anything that relies on it runs
+        there = {interface.ifindex: interface for interface in netlink.interfaces()}
         for ifindex in interfaces.attached(links):
+            if ifindex not in there:
+                continue
             try:
-                interfaces.attach(links, loaded["ingress"], ifindex)
+                interfaces.attach(links, loaded[entrance(there[ifindex])], ifindex)
             except OSError as error:
                 if error.errno not in (errno.ENODEV, errno.ENOLINK):  # it went away while we looked
                     raise
-        for name, fd in loaded.items():
-            fresh = f"{pins}/{name}_new"
-            if name == programs.STEPS:
-                continue
-            if os.path.exists(fresh):
-                os.unlink(fresh)
-            syscall.pin(fd, fresh)
-            os.rename(fresh, f"{pins}/{name}")
+        for name in loaded.keys() - steps.keys():
+            self._pin_program(name, loaded[name])
         syscall.wait_for_packets()
+        kept = {programs.pin_name(name, fd) for name, fd in steps.items()}
         for name in os.listdir(pins):
-            if name.startswith(f"{programs.STEPS}_") and name != steps:
+            if name.startswith(programs.STEPS) and name not in kept:
                 os.unlink(f"{pins}/{name}")
         self.run("start")
+
+
+def entrance(interface: netlink.Interface) -> str:
+    """The program that an interface's packets come to."""
+    return f"ingress{programs.LINKLESS}" if interface.linkless else "ingress"
 
 
 def unprivileged() -> int:

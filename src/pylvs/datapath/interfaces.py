@@ -3,7 +3,8 @@
 A tcx link lives in its pin, `links/<ifindex>`. Empty directories are notes beside it: `<ifindex>c` says that a clsact
 filter lives with the interface, so that it can be found and replaced; `<ifindex>x` that somebody took the packet path
 off it, and that it shall stay off. A note outlives its interface, and another interface may get its number: a note of
-a filter is only believed when the filter is there.
+a filter is only believed when the filter is there. `priority` is a filter's place on its interface: a director's is
+one, and other programs of ours have others.
 """
 
 import errno
@@ -14,6 +15,7 @@ from pylvs.errors import InvalidValue
 
 _JOINING = ("bridge", "bond", "team", "openvswitch")
 _LO = 1  # the loopback interface has this number in every namespace, and cannot be removed
+DIRECTOR, REALSERVER = 0xC500, 0xC501  # priorities
 
 
 def unfit(interface: netlink.Interface, there: list[netlink.Interface]) -> str:
@@ -22,8 +24,8 @@ def unfit(interface: netlink.Interface, there: list[netlink.Interface]) -> str:
     What comes in by a part of a bridge or a bond comes again by the whole, and there it belongs: a bridge must see its
     frames to learn who is where.
     """
-    if not interface.ethernet:
-        return "no Ethernet"
+    if not interface.ethernet and not interface.linkless:
+        return "neither Ethernet nor IP alone"
     for master in there:
         if interface.master and master.ifindex == interface.master and master.kind in _JOINING:
             return f"part of {master.name}"
@@ -40,8 +42,8 @@ def find(name: str) -> netlink.Interface:
     """The interface of a name.
 
     Raises:
-        InvalidValue: there is none in this network namespace, its frames are not Ethernet's, or it is a part of another
-            one.
+        InvalidValue: there is none in this network namespace, its frames are neither Ethernet's nor plain IP packets,
+            or it is a part of another one.
     """
     there = netlink.interfaces()
     for interface in there:
@@ -50,14 +52,16 @@ def find(name: str) -> netlink.Interface:
             if why.startswith("part of "):
                 raise InvalidValue(f"{name} is {why}, where its packets come again: that is where pylvs works")
             if why:
-                raise InvalidValue(f"{name} carries no Ethernet frames; pylvs cannot work on it yet")
+                raise InvalidValue(
+                    f"{name} carries neither Ethernet frames nor plain IP packets; pylvs cannot work on it"
+                )
             return interface
     raise InvalidValue(
         f"there is no interface {name}; there are {', '.join(sorted(i.name for i in there))}", errno.ENODEV
     )
 
 
-def attach(directory: str, program: int, ifindex: int) -> None:
+def attach(directory: str, program: int, ifindex: int, priority: int = DIRECTOR) -> None:
     """Attach the program, or replace the one of ours that is there, in one step. `directory` holds the link pins."""
     path = f"{directory}/{ifindex}"
     _unnote(f"{path}x")
@@ -77,7 +81,7 @@ def attach(directory: str, program: int, ifindex: int) -> None:
             raise
         from pylvs.datapath import object as loader
 
-        loader.clsact_attach(program, ifindex)
+        loader.clsact_attach(program, ifindex, priority)
         _note(f"{path}c")
         return
     try:
@@ -86,7 +90,7 @@ def attach(directory: str, program: int, ifindex: int) -> None:
         os.close(link)
 
 
-def detach(directory: str, ifindex: int) -> bool:
+def detach(directory: str, ifindex: int, priority: int = DIRECTOR) -> bool:
     """Take the packet path off an interface; False if it was not on it."""
     path = f"{directory}/{ifindex}"
     _note(f"{path}x")
@@ -104,18 +108,18 @@ def detach(directory: str, ifindex: int) -> bool:
         from pylvs.datapath import object as loader
 
         _unnote(f"{path}c")
-        return loader.clsact_detach(ifindex)
+        return loader.clsact_detach(ifindex, priority)
     return False
 
 
-def attached(directory: str) -> dict[int, str]:
+def attached(directory: str, priority: int = DIRECTOR) -> dict[int, str]:
     """Interface number -> "tcx" or "clsact", for all that the packet path is on."""
     found = {}
     for name in os.listdir(directory):
         if name.endswith("x"):
             continue
         if name.endswith("c"):
-            if _clsact_attached(int(name[:-1])):
+            if _clsact_attached(int(name[:-1]), priority):
                 found[int(name[:-1])] = "clsact"
             continue
         link = syscall.get(f"{directory}/{name}")
@@ -160,10 +164,10 @@ def newcomers(directory: str) -> list[netlink.Interface]:
     return [interface for interface in there if fit[interface.ifindex] and interface.ifindex not in known]
 
 
-def _clsact_attached(ifindex: int) -> bool:
+def _clsact_attached(ifindex: int, priority: int) -> bool:
     from pylvs.datapath import object as loader
 
-    return loader.clsact_attached(ifindex)
+    return loader.clsact_attached(ifindex, priority)
 
 
 def _note(path: str) -> None:

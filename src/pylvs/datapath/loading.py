@@ -16,6 +16,7 @@ from pylvs.datapath.instance import (
     TABLE,
     Instance,
     directory,
+    entrance,
     learn_addresses,
     permit,
     sysctl_defaults,
@@ -100,7 +101,9 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "counters": objects,
         "estimates": objects,
     }
-    maps, loaded = programs.load(sizes, {}, programs.table_constants(0, groups, seeds))
+    places = interfaces.wanted()
+    linkless = any(interface.linkless for interface in places)
+    maps, loaded = programs.load(sizes, {}, programs.table_constants(0, groups, seeds), "", linkless)
     try:
         for name, fd in maps.items():
             syscall.pin(fd, f"{new}/maps/{name}" + ("_0" if name in TABLE else ""))
@@ -127,9 +130,9 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         sysctls.close()
         forwarding.open_up(closed)
         learn_addresses(Hash(maps["own_addresses"]))
-        for interface in interfaces.wanted():
+        for interface in places:
             try:
-                interfaces.attach(f"{new}/links", loaded["ingress"], interface.ifindex)
+                interfaces.attach(f"{new}/links", loaded[entrance(interface)], interface.ifindex)
             except OSError as error:
                 if error.errno != errno.ENODEV:  # it went away while we looked
                     raise DatapathError(f"cannot attach to {interface.name}: {error.strerror}") from None

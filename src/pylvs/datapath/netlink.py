@@ -21,6 +21,8 @@ _IFLA_MASTER, _IFLA_LINKINFO, _INFO_KIND = 10, 18, 1
 # kinds of address, as routes have them
 UNICAST, LOCAL, BROADCAST, ANYCAST, MULTICAST = 1, 2, 3, 4, 5
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+# tun and WireGuard, PPP, raw IP, the kinds of tunnel
+_ARPHRD_LINKLESS = (0xFFFE, 512, 519, 768, 769, 776, 778, 823)
 _SCOPE_GLOBAL = 0
 
 
@@ -43,6 +45,11 @@ class Interface(NamedTuple):
     def ethernet(self) -> bool:
         """Do its frames begin with an Ethernet header?"""
         return self.hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK)
+
+    @property
+    def linkless(self) -> bool:
+        """Do its packets begin with their IP header?"""
+        return self.hardware in _ARPHRD_LINKLESS
 
 
 class Address(NamedTuple):

@@ -16,7 +16,9 @@ PARITY = 1 << 25  # in the number of a group, of table.h
 STEPS = "steps"
 """The array of programs that `ingress` passes packets on to. The kernel empties it when its last descriptor and pin are
 gone, so it is handled, and pinned, like the programs."""
-NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}")
+LINKLESS = "_linkless"
+"""Behind the names of those programs that work on interfaces without link-layer headers."""
+NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}", f"tc{LINKLESS}", f"tc{LINKLESS}{RESIZING}")
 
 
 def fingerprint() -> bytes:
@@ -36,23 +38,81 @@ def fingerprint() -> bytes:
 
 
 def load(
-    sizes: Mapping[str, int], existing: Mapping[str, int], constants: Mapping[str, bytes], kind: str = ""
+    sizes: Mapping[str, int],
+    existing: Mapping[str, int],
+    constants: Mapping[str, bytes],
+    kind: str = "",
+    linkless: bool = False,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Load both objects over one set of maps.
+    """Load the objects over one set of maps.
 
     Args:
         sizes: map -> entries, for maps that are to be made.
         existing: map -> file descriptor, for maps that are there; for RESIZING all of them.
         constants: of this director (`table_constants`).
         kind: "" for the usual programs, RESIZING for those that work on two connection tables.
+        linkless: those for interfaces without link-layer headers, too.
 
     Returns:
-        (maps, programs) as file descriptors. Among the programs is their array STEPS.
+        (maps, programs) as file descriptors. Among the programs are their arrays, STEPS.
     """
     from pylvs.datapath.object import Object
 
-    constants = {
-        **constants,
+    every = {**constants, **_constants()}
+    if kind == RESIZING:
+        # these two keep the verifier busy for longer than all else takes; with all maps there, they need not wait
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(Object, f"sweep{kind}", sizes, existing, every)
+            traffic = Object(f"tc{kind}", sizes, existing, every)
+            heartbeat = other.result()
+    else:
+        traffic = Object("tc", sizes, existing, every)
+        # the second object works on the maps that the first one has made
+        heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, every)
+    maps = {**heartbeat.maps, **traffic.maps}
+    for name, fd in heartbeat.maps.items():
+        if maps[name] != fd:
+            os.close(fd)
+    for name in [name for name in maps if "." in name]:  # constants belong to their program alone
+        os.close(maps.pop(name))
+    loaded = {**traffic.programs, **heartbeat.programs, STEPS: _steps(maps, traffic.programs)}
+    if linkless:
+        loaded |= load_linkless(maps, constants, kind)
+    return maps, loaded
+
+
+def load_linkless(maps: Mapping[str, int], constants: Mapping[str, bytes], kind: str = "") -> dict[str, int]:
+    """Load the packet path for interfaces without link-layer headers over the maps of a director: its programs."""
+    from pylvs.datapath.object import Object
+
+    traffic = Object(f"tc{LINKLESS}{kind}", {}, maps, {**constants, **_constants()})
+    loaded = {f"{name}{LINKLESS}": fd for name, fd in traffic.programs.items()}
+    loaded[f"{STEPS}{LINKLESS}"] = _steps(traffic.maps, traffic.programs)
+    for fd in traffic.maps.values():
+        os.close(fd)
+    return loaded
+
+
+def _steps(maps: dict[str, int], loaded: Mapping[str, int]) -> int:
+    """Take an object's array of programs out of its maps, and fill it."""
+    steps = maps.pop(STEPS)
+    titles = {value: name for name, value in vars(_layout).items() if name.startswith("STEP_")}
+    for number in range(_layout.STEPS):
+        program = loaded[titles[number].removeprefix("STEP_").lower()]
+        syscall.map_update(steps, struct.pack("=I", number), struct.pack("=I", program))
+    return steps
+
+
+def pin_name(name: str, fd: int) -> str:
+    """What one of load's programs is pinned as: an array has a number, for two of them must live for a moment."""
+    return f"{name}_{syscall.map_id(fd)}" if name.startswith(STEPS) else name
+
+
+def _constants() -> dict[str, bytes]:
+    """What the programs know of protocols and of the machine."""
+    return {
         "tcp_next": tcp.table_bytes(),
         "tcp_active": tcp.active_bytes(),
         "tcp_half_open": tcp.half_open_bytes(),
@@ -67,39 +127,6 @@ def load(
         "free_pages_at": free_pages_at().to_bytes(8, "little"),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
-    if kind == RESIZING:
-        # these two keep the verifier busy for longer than all else takes; with all maps there, they need not wait
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(Object, f"sweep{kind}", sizes, existing, constants)
-            traffic = Object(f"tc{kind}", sizes, existing, constants)
-            heartbeat = other.result()
-    else:
-        traffic = Object("tc", sizes, existing, constants)
-        # the second object works on the maps that the first one has made
-        heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, constants)
-    maps = {**heartbeat.maps, **traffic.maps}
-    for name, fd in heartbeat.maps.items():
-        if maps[name] != fd:
-            os.close(fd)
-    for name in [name for name in maps if "." in name]:  # constants belong to their program alone
-        os.close(maps.pop(name))
-    loaded = {**traffic.programs, **heartbeat.programs, STEPS: maps.pop(STEPS)}
-    for step in range(_layout.STEPS):
-        syscall.map_update(loaded[STEPS], struct.pack("=I", step), struct.pack("=I", loaded[_step_name(step)]))
-    return maps, loaded
-
-
-def _step_name(number: int) -> str:
-    """The function that is a step's program: what STEP_RELATED is called in lower case."""
-    steps = {value: name for name, value in vars(_layout).items() if name.startswith("STEP_")}
-    return steps[number].removeprefix("STEP_").lower()
-
-
-def pin_name(name: str, fd: int) -> str:
-    """What one of load's programs is pinned as: the array has a number, for two of them must live for a moment."""
-    return f"{name}_{syscall.map_id(fd)}" if name == STEPS else name
 
 
 def _sip_constants() -> dict[str, bytes]:

@@ -139,10 +139,11 @@ def _take_over(running: Instance, groups: int) -> int:
                 opened.append(existing[name])
             groups = syscall.map_size(existing["slots"])[2]
         constants = programs.table_constants(number, groups, seeds, old)
-        maps, usual = programs.load({name: groups for name in TABLE}, existing, constants)
+        linkless = running.works_linkless()
+        maps, usual = programs.load({name: groups for name in TABLE}, existing, constants, "", linkless)
         opened += [*maps.values(), *usual.values()]
         maps |= {f"old_{name}": fds[name] for name in TABLE}
-        again, for_two = programs.load({}, maps, constants, programs.RESIZING)
+        again, for_two = programs.load({}, maps, constants, programs.RESIZING, linkless)
         opened += [*again.values(), *for_two.values()]
 
         if config.get(0, "resizing") == _layout.RESIZING_NOT:

@@ -59,7 +59,7 @@ class Lab:
         """Describe a lab; nothing happens until `up()`.
 
         Args:
-            topology_name: nat, dr, nat-router or bench.
+            topology_name: nat, dr, tun, nat-router or bench.
             name: of the instance; by default one that no other process has.
             realservers: how many (default 3; bench: 1).
             serve: start nginx and dnsmasq on the real servers.
@@ -88,6 +88,7 @@ class Lab:
         state.create(State(self.name, self.topology.name, count, owner, namespaces))
         try:
             ns.build(self.name, self.topology)
+            self._unwrap()
             if self._serve:
                 self.serve()
         except BaseException:
@@ -229,6 +230,14 @@ class Lab:
     def wait_for(self, predicate: Any, what: str, seconds: float = 5.0) -> Any:
         return wait_for(predicate, what, seconds)
 
+    def _unwrap(self) -> None:
+        """Have tunnel packets unwrapped where the topology says so."""
+        for host in self.topology.hosts:
+            if host.tunnels:
+                types = [word for name in host.tunnels for word in ("--type", name)]
+                vips = ["--vip", self.vip, "--vip", self.vip6]
+                self.run(host.name, [*console_script("pylvs"), "realserver", "decap", *types, *vips])
+
     # -- what the real servers serve ----------------------------------------------------------------------------
 
     def serve(self) -> None:
@@ -308,8 +317,11 @@ def take_down(record: State) -> None:
     """Remove a lab by its record alone: processes, what pylvs pinned for its hosts, namespaces, directory."""
     end(list(record.processes))
     for namespace in record.namespaces:
-        if (ns.NETNS / namespace).exists() and is_director(namespace):
-            unload(namespace)
+        if (ns.NETNS / namespace).exists():
+            if is_director(namespace):
+                unload(namespace)
+            if unwraps(namespace):
+                stop_unwrapping(namespace)
     ns.remove(record.namespaces)
     state.forget(record.name)
 
@@ -325,11 +337,30 @@ def is_director(namespace: str) -> bool:
     return directory is not None and Path(directory).exists()
 
 
+def unwraps(namespace: str) -> bool:
+    """Whether pylvs has pinned anything there for a tunnel real server."""
+    try:
+        from pylvs.datapath import decap
+    except ImportError:
+        return False
+    with ns.entered(namespace):
+        return decap.pinned()
+
+
 def unload(namespace: str) -> None:
     """Let pylvs remove its programs and maps: pinned, they would outlive the namespace."""
+    _clean(namespace, ["unload"])
+
+
+def stop_unwrapping(namespace: str) -> None:
+    """The same for a tunnel real server's."""
+    _clean(namespace, ["realserver", "stop"])
+
+
+def _clean(namespace: str, words: list[str]) -> None:
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
-            ns.command(namespace, [*console_script("pylvs"), "unload"]),
+            ns.command(namespace, [*console_script("pylvs"), *words]),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=environment(),

@@ -1,4 +1,4 @@
-"""The topologies: nat, dr, nat-router, bench. Each is a function from the number of real servers to a `Topology`.
+"""The topologies: nat, dr, tun, nat-router, bench. Each is a function from the number of real servers to a `Topology`.
 
 The addresses are those of the HOWTO's examples where it has any: VIP 192.168.1.110, director 192.168.1.9.
 """
@@ -167,6 +167,63 @@ def dr(realservers: int = 3) -> Topology:
     )
 
 
+TUN = r"""
+   client              router                    director
+ +--------+  world  +-----------+   outside   +--------------+
+ |   .2   |---------| .1     .1 |-------------| .9           |  VIP .110 on eth0
+ +--------+         |           |             +--------------+
+                    |           |                                +------+
+                    |        .1 |-------------------------+------| rs1  | .11     VIP .110 on lo, and
+                    +-----------+   inside                |      +------+         pylvs realserver decap:
+                          ^                               +------| rs2  | .12     IPIP, GRE, GUE (port 6080)
+                          |                               |      +------+
+                          |                               +------| rs3  | .13 ...
+                          |                                      +------+
+                          +---- replies: real server, router, client; the director never sees them
+
+   world    172.16.1.0/24   fd00:172::/64
+   outside  192.168.1.0/24  fd00:1::/64
+   inside   10.1.1.0/24     fd00:10::/64
+"""
+
+
+def tun(realservers: int = 3) -> Topology:
+    """LVS-TUN: real servers in another network than the director, wherever routing leads."""
+    world, outside, inside = _on(WORLD, "", 1), _on(OUTSIDE, "", 1), _on(INSIDE, "", 1)
+    return Topology(
+        "tun",
+        "LVS-TUN, the real servers in a network of their own behind a router",
+        TUN,
+        (WORLD, OUTSIDE, INSIDE),
+        (
+            Host("client", "client", (_on(WORLD, "eth0", 2),), gateway=world.ipv4, gateway6=world.ipv6),
+            Host("router", "router", (_on(WORLD, "eth0", 1), _on(OUTSIDE, "eth1", 1), _on(INSIDE, "eth2", 1))),
+            Host(
+                "director",
+                "director",
+                (_on(OUTSIDE, "eth0", 9),),
+                vip_on="eth0",
+                gateway=outside.ipv4,
+                gateway6=outside.ipv6,
+            ),
+            *(
+                Host(
+                    f"rs{n}",
+                    "realserver",
+                    (_on(INSIDE, "eth0", 10 + n),),
+                    vip_on="lo",
+                    gateway=inside.ipv4,
+                    gateway6=inside.ipv6,
+                    tunnels=("ipip", "gre", "gue"),
+                )
+                for n in range(1, realservers + 1)
+            ),
+        ),
+        VIP,
+        VIP6,
+    )
+
+
 BENCH = r"""
    client                  director                    real server
  +--------+   outside   +------------------+   inside   +------+
@@ -228,7 +285,13 @@ def bench(realservers: int = 1) -> Topology:
     )
 
 
-TOPOLOGIES: dict[str, Callable[[int], Topology]] = {"nat": nat, "dr": dr, "nat-router": nat_router, "bench": bench}
+TOPOLOGIES: dict[str, Callable[[int], Topology]] = {
+    "nat": nat,
+    "dr": dr,
+    "tun": tun,
+    "nat-router": nat_router,
+    "bench": bench,
+}
 DEFAULT_REALSERVERS = {"bench": 1}
 
 

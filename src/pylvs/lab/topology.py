@@ -45,6 +45,7 @@ class Host(NamedTuple):
         gateway, gateway6: default routes, or "".
         sysctls: what this host sets beside what its role implies; names below /proc/sys/net, in writing order.
         routing, routing6: further lines for `ip -batch` and `ip -6 -batch`.
+        tunnels: of pylvs.realserver.TUNNELS, what the host unwraps.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Host(NamedTuple):
     sysctls: tuple[tuple[str, str], ...] = ()
     routing: tuple[str, ...] = ()
     routing6: tuple[str, ...] = ()
+    tunnels: tuple[str, ...] = ()
 
     @property
     def ipv4(self) -> str:

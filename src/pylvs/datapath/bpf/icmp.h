@@ -95,7 +95,7 @@ static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packe
 				       __u32 quote, __u64 sum)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct iphdr *ip = data + ETH_LEN;
+	struct iphdr *ip = data + MAC_LEN;
 	__u32 *word = (void *)ip, *icmp = (void *)(ip + 1);
 
 	if ((void *)(icmp + 2) > end)
@@ -123,7 +123,7 @@ static __always_inline int icmp6_write(struct __sk_buff *skb, const struct packe
 				       __u8 type, __u8 code, __u32 mtu, __u32 quote, __u64 sum)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ipv6hdr *ip = data + ETH_LEN;
+	struct ipv6hdr *ip = data + MAC_LEN;
 	__u32 *word = (void *)(ip + 1);
 	__u64 total = sum;
 
@@ -202,11 +202,11 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	if (skb->len != ETH_LEN + quote && bpf_skb_change_tail(skb, ETH_LEN + quote, 0))
 		return TC_ACT_SHOT;
 	/* the new headers begin with a new Ethernet header and end where the quoted packet begins */
-	if (bpf_skb_change_head(skb, ipv6 ? 48 : 28, 0))
+	if (bpf_skb_change_head(skb, (ipv6 ? 48 : 28) + MAC_LEN - ETH_LEN, 0))
 		return TC_ACT_SHOT;
 	if (ipv6 ? !icmp6_write(skb, p, &from, type, code, mtu, quote, sum) :
 		   !icmp4_write(skb, p, type, code, mtu, quote, sum))
 		return TC_ACT_SHOT;
 	note(ANSWERED_ICMP);
-	return transmit(skb, &fib, routed == ROUTED_UNRESOLVED);
+	return frame_transmit(skb, &fib, routed == ROUTED_UNRESOLVED);
 }

@@ -6,7 +6,14 @@
  */
 #pragma once
 
-#define ETH_LEN 14
+#define MAC_LEN 14
+/* Where a packet's IP header begins when it comes in. The programs are built twice: for interfaces with Ethernet frames,
+ * and for those without any link-layer header, like tun and WireGuard (LINKLESS). */
+#ifdef LINKLESS
+#define ETH_LEN 0
+#else
+#define ETH_LEN MAC_LEN
+#endif
 #define IPV4_MIN 20
 #define IPV6_LEN 40
 #define TCP_MIN 20

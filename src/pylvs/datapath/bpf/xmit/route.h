@@ -146,12 +146,29 @@ static __always_inline enum routed route(struct __sk_buff *skb, struct bpf_fib_l
 	return routed;
 }
 
-/* Out of an interface, to a next hop. */
-static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
+/* Room for an Ethernet header before a packet that came without one. What leaves by an interface without link-layer
+ * headers has it taken off again by the kernel. */
+static __always_inline int link_header(struct __sk_buff *skb)
+{
+#ifdef LINKLESS
+	void *data;
+
+	if (bpf_skb_change_head(skb, MAC_LEN, 0))
+		return 0;
+	data = (void *)(long)skb->data;
+	if (data + MAC_LEN > (void *)(long)skb->data_end)
+		return 0;
+	((__u16 *)data)[6] = skb->protocol;
+#endif
+	return 1;
+}
+
+/* Out of an interface, to a next hop, with an Ethernet header before it already. */
+static __always_inline long frame_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
 {
 	void *data = (void *)(long)skb->data;
 
-	if (data + ETH_LEN > (void *)(long)skb->data_end)
+	if (data + MAC_LEN > (void *)(long)skb->data_end)
 		return TC_ACT_SHOT;
 	*(__u16 *)data = hop->half[0];
 	*(__u32 *)(data + 2) = *(__u32 *)&hop->half[1];
@@ -160,8 +177,13 @@ static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, co
 	return bpf_redirect(ifindex, 0);
 }
 
-/* Out of the interface that route() found. */
-static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
+static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
+{
+	return link_header(skb) ? frame_to(skb, ifindex, hop) : TC_ACT_SHOT;
+}
+
+/* Out of the interface that route() found, with an Ethernet header before it already. */
+static __always_inline long frame_transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
 {
 	struct hop hop;
 
@@ -175,7 +197,12 @@ static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib
 		return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 	}
 	hop = hop_of(fib);
-	return transmit_to(skb, fib->ifindex, &hop);
+	return frame_to(skb, fib->ifindex, &hop);
+}
+
+static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
+{
+	return link_header(skb) ? frame_transmit(skb, fib, neighbour) : TC_ACT_SHOT;
 }
 
 /* TTL or hop limit - 1, in place. */

@@ -1,0 +1,186 @@
+"""Interfaces without link-layer headers: packets come in by tun, and leave by it, from and to Ethernet and tun.
+
+    client 10.1/16, fd00:1::/64  -- t0 director t1 -- real servers 10.2/16, fd00:2::/64
+
+Both tuns are held open here: what is written to one comes in there, what leaves by one is read from it. The director is
+the harness's, whose Ethernet interfaces stay; its routes lead to one, to the other or to none of them.
+"""
+
+import fcntl
+import os
+import select
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.datapath import interfaces, netlink, resize
+from pylvs.lab.waiting import wait_for
+from support.books import programs
+from support.harness import CLIENT, SERVER, Harness, frame, ip
+from support.packets import ICMP, ICMP6, TCP, UDP, Packet, dissect, icmp_error, wrong_sums
+from support.talk import IPV4, Family, Talk
+
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+PATIENCE = 10  # seconds
+
+
+class Tun:
+    """An interface of the namespace that we are in, and its other end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        ip(f"link set {name} up mtu 1500")
+
+    def comes(self, packet: bytes) -> None:
+        os.write(self.fd, packet)
+
+    def gets(self) -> Packet:
+        """The next packet that leaves by it, but for what the stack says of its own accord."""
+        while True:
+            ready, _, _ = select.select([self.fd], [], [], PATIENCE)
+            assert ready, f"nothing has left by {self.name}"
+            packet = dissect(os.read(self.fd, 65536))
+            if packet.protocol not in (0, 58) or packet.icmp[0] < 128:
+                return packet
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@pytest.fixture
+def tuns(own_network: Harness) -> Iterator[tuple[Harness, Tun, Tun]]:
+    """A director with a tun towards clients and one towards real servers, attached to both."""
+    lvs = own_network
+    lvs.enter()
+    client, server = Tun("t0"), Tun("t1")
+    try:
+        lvs.reload()
+        ip(
+            "route replace 10.1.0.0/16 dev t0\nroute replace 10.2.0.0/16 dev t1\n"
+            "route replace fd00:1::/64 dev t0\nroute replace fd00:2::/64 dev t1"
+        )
+        yield lvs, client, server
+    finally:
+        client.close()
+        server.close()
+        ip(
+            "route replace 10.1.0.0/16 via 10.0.1.2\nroute replace 10.2.0.0/16 via 10.0.2.2\n"
+            "route replace fd00:1::/64 via fd00:a1::2\nroute replace fd00:2::/64 via fd00:a2::2"
+        )
+        lvs.leave()
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=["tcp", "udp"])
+def test_nat_from_tun_to_tun(tuns: tuple[Harness, Tun, Tun], family: Family, protocol: int) -> None:
+    lvs, client, server = tuns
+    talk = Talk(lvs, family, protocol).serve()
+    for turn in range(40):  # by the neighbour code, and without it
+        client.comes(talk.question("S" if not turn else "A", b"hello"))
+        got = server.gets()
+        assert (got.source, got.destination) == ((family.client, 1025), (talk.rs, 8080))
+        assert (got.ttl, wrong_sums(got.raw)) == (63, [])
+        server.comes(talk.answer("SA" if not turn else "A", b"world"))
+        got = client.gets()
+        assert (got.source, got.destination) == ((family.vip, 80), (family.client, 1025))
+        assert (got.ttl, wrong_sums(got.raw)) == (63, [])
+    reasons = lvs.reasons()
+    assert (reasons["forwarded_nat_request"], reasons["forwarded_nat_reply"]) == (40, 40)
+
+
+def test_direct_routing_from_tun_to_tun(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
+    lvs, client, server = tuns
+    talk = Talk(lvs, family, rport=80).serve(method="-g")
+    client.comes(talk.question("S"))
+    assert server.gets().destination == (family.vip, 80)
+
+
+def test_from_tun_to_ethernet_and_back(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
+    """Clients behind tun, real servers on Ethernet."""
+    lvs, client, _ = tuns
+    ip("route replace 10.2.0.0/16 via 10.0.2.2\nroute replace fd00:2::/64 via fd00:a2::2")
+    talk = Talk(lvs, family).serve()
+    client.comes(talk.question("S"))
+    assert lvs.wire([frame(talk.answer("SA"), SERVER)], SERVER).get("forwarded_nat_reply") == 1
+    got = client.gets()
+    assert (got.source, wrong_sums(got.raw)) == ((family.vip, 80), [])
+
+
+def test_from_ethernet_to_tun(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
+    """Clients on Ethernet, real servers behind tun, as behind WireGuard."""
+    lvs, _, server = tuns
+    ip("route replace 10.1.0.0/16 via 10.0.1.2\nroute replace fd00:1::/64 via fd00:a1::2")
+    talk = Talk(lvs, family).serve()
+    for turn in range(20):
+        assert lvs.wire([frame(talk.question("S" if not turn else "A"), CLIENT)]) == {"forwarded_nat_request": 1}
+        got = server.gets()
+        assert (got.destination, wrong_sums(got.raw)) == ((talk.rs, 8080), [])
+
+
+def test_errors(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
+    """Those that the director makes, and those that it passes on."""
+    lvs, client, server = tuns
+    talk = Talk(lvs, family).serve(0)
+    question = talk.question("S", b"hello")
+    client.comes(question)
+    got = client.gets()
+    assert got.protocol == (ICMP if family is IPV4 else ICMP6)
+    assert (got.icmp[:2], got.quoted) == ((3, 3) if family is IPV4 else (1, 4), question)
+    assert not wrong_sums(got.raw)
+    talk.add(talk.rs)
+    client.comes(question)
+    saw = server.gets().raw
+    server.comes(icmp_error(talk.rs, family.client, (3, 1) if family is IPV4 else (1, 3), saw))
+    got = client.gets()
+    assert (got.src, dissect(got.quoted).destination) == (family.vip, (family.vip, 80))
+    assert not wrong_sums(got.raw)
+
+
+def test_what_is_not_ours_is_the_stacks(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
+    lvs, client, _ = tuns
+    talk = Talk(lvs, family).serve()
+    echo = bytes((8 if family is IPV4 else 128, 0, 0, 0)) + b"ping"
+    client.comes(icmp_error(family.client, family.vip, (echo[0], 0), b"ping", 7))
+    got = client.gets() if family is IPV4 else None
+    assert got is None or (got.src, got.icmp[0]) == (family.vip, 0)
+    assert talk.entry is None
+
+
+def test_tables_and_programs_change(tuns: tuple[Harness, Tun, Tun]) -> None:
+    """A table of another size, programs put in the place of those that run, a tun that comes later."""
+    lvs, client, server = tuns
+    talk = Talk(lvs, IPV4).serve()
+    client.comes(talk.question("S"))
+    assert server.gets().dst == talk.rs
+    with lvs.instance.locked():
+        resize.resize(lvs.instance, 13)
+    lvs.reopen()
+    client.comes(talk.question("A"))
+    assert server.gets().dst == talk.rs
+    lvs.instance.replace_programs()
+    lvs.reopen()
+    client.comes(talk.question("A"))
+    assert server.gets().dst == talk.rs
+    pinned = programs(lvs.instance)
+    assert [name for name in pinned if name.startswith("steps")] == ["steps_", "steps_linkless_"]
+
+
+def test_one_that_comes_later(own_network: Harness) -> None:
+    """Its programs are loaded when they are needed, and not before."""
+    lvs = own_network
+    lvs.enter()
+    lvs.reload()
+    try:
+        talk = Talk(lvs, IPV4).serve()
+        assert not lvs.instance.works_linkless()
+        tun = Tun("t0")
+        lvs.director.set_timeouts(lvs.director.timeouts())
+        assert interfaces.find("t0").ifindex in lvs.instance.attached()
+        tun.comes(talk.question("S"))
+        wait_for(lambda: talk.entry is not None, "a connection from the tun")
+        tun.close()
+        assert "t0" not in [interface.name for interface in netlink.interfaces()]
+    finally:
+        lvs.leave()
