@@ -17,7 +17,7 @@ from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
-PROGRAMS = ["catch_up", "decide", "flush", "ingress", "purge", "related", "start", "steps_"]
+PROGRAMS = ["catch_up", "decide", "flush", "fragment", "ingress", "purge", "related", "start", "steps_"]
 """What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS
 

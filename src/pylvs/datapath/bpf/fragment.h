@@ -449,44 +449,44 @@ __noinline __u32 held_take(__u64 now)
 	return 0;
 }
 
-/* A frame's bytes, from the packet at hand or into it. Two comparisons, apart from each other: what compilers make of a
- * range the verifier of Linux 6.1 does not follow. 0: that worked. */
-static __always_inline int held_copy(struct __sk_buff *skb, struct held_frame *frame, __u32 length, int back)
+/* A fragment's bytes, out of the packet at hand or into it. Link-layer headers stay: that of one who was sent here is as
+ * good as another's. Two comparisons, apart from each other: what compilers make of a range the verifier of Linux 6.1 does
+ * not follow. 0: that worked. */
+static __always_inline int held_copy(struct __sk_buff *skb, struct held_bytes *bytes, __u32 length, int into)
 {
 	barrier_var(length);
 	if (length > HELD_LENGTH)
 		return -1;
 	barrier_var(length);
-	if (length < ETH_LEN)
+	if (length < IPV4_MIN)
 		return -1;
 	barrier_var(length);
-	return back ? bpf_skb_store_bytes(skb, 0, frame, length, BPF_F_RECOMPUTE_CSUM) :
-		      bpf_skb_load_bytes(skb, 0, frame, length);
+	return into ? bpf_skb_store_bytes(skb, ETH_LEN, bytes, length, BPF_F_RECOMPUTE_CSUM) :
+		      bpf_skb_load_bytes(skb, ETH_LEN, bytes, length);
 }
 
 /* Keep a copy of a fragment until its first one comes. */
 __noinline int hold(struct __sk_buff *skb, const struct packet *p, struct outcome *out, __u64 now)
 {
 	struct piece *f = at(&pieces, 0);
-	struct held_frame *frame;
-	__u32 length, slot;
+	struct held_bytes *bytes;
 	struct held *h;
+	__u32 slot;
 
 	if (!p || !out || !f)
 		return UP_FRAGMENT;
 	out->verdict = TC_ACT_SHOT;
 	slot = held_take(now) - 1;
 	h = at(&held, slot);
-	frame = at(&held_frames, slot);
-	if (!h || !frame)
+	bytes = at(&held_packets, slot);
+	if (!h || !bytes)
 		return DROPPED_HOLD_FULL;
-	length = p->length + ETH_LEN;
-	if (held_copy(skb, frame, length, 0)) {
+	if (held_copy(skb, bytes, p->length, 0)) {
 		*(volatile __u32 *)&h->state = HELD_FREE;
 		return DROPPED_HOLD_FULL;
 	}
 	h->key = f->key;
-	h->length = length;
+	h->length = p->length;
 	h->deadline = now + HELD_NS;
 	held_move(h, HELD_FILLING, HELD_THERE);
 	if (!datagram_find(now))
@@ -501,16 +501,16 @@ __noinline int hold(struct __sk_buff *skb, const struct packet *p, struct outcom
 /* One that waits goes on, in the place of the packet at hand. */
 __noinline int held_resume(struct __sk_buff *skb, __u32 slot)
 {
-	struct held_frame *frame = at(&held_frames, slot);
+	struct held_bytes *bytes = at(&held_packets, slot);
 	struct held *h = at(&held, slot);
 	struct piece *f = at(&pieces, 0);
 
-	if (!f || !h || !frame)
+	if (!f || !h || !bytes)
 		return 0;
 	if (h->state != HELD_THERE || !same_piece(&h->key, &f->key) || !held_move(h, HELD_THERE, HELD_FILLING))
 		return 0;
 	unnote(HELD_FRAGMENT);
-	if (bpf_skb_change_tail(skb, h->length, 0) || held_copy(skb, frame, h->length, 1) ||
+	if (bpf_skb_change_tail(skb, ETH_LEN + h->length, 0) || held_copy(skb, bytes, h->length, 1) ||
 	    bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
 		note(DROPPED_FRAGMENT);
 	else

@@ -12,7 +12,7 @@
  */
 #pragma once
 
-enum { HELD = 256, HELD_SET = 64, HELD_LENGTH = 9216 };
+enum { HELD = 256, HELD_SET = 64, HELD_LENGTH = 9000 };
 enum { HELD_NS = SECOND };	/* that is much for one network's packets to overtake each other */
 
 enum held_state { HELD_FREE, HELD_FILLING, HELD_THERE };
@@ -31,15 +31,15 @@ struct held {
 	__u64 deadline;
 	struct piece_key key;
 	__u32 state;		/* enum held_state */
-	__u32 length;		/* of its frame */
+	__u32 length;		/* of its IP packet */
 };
 
-struct held_frame {
+struct held_bytes {
 	__u8 byte[HELD_LENGTH];
 };
 
 MAP(held, BPF_MAP_TYPE_ARRAY, __u32, struct held, HELD, BPF_F_MMAPABLE);
-MAP(held_frames, BPF_MAP_TYPE_ARRAY, __u32, struct held_frame, HELD, BPF_F_MMAPABLE);
+MAP(held_packets, BPF_MAP_TYPE_ARRAY, __u32, struct held_bytes, HELD, BPF_F_MMAPABLE);
 
 static __always_inline int held_move(struct held *h, __u32 from, __u32 to)
 {
