@@ -1,9 +1,16 @@
-"""Datagrams in pieces: cut by the textbook, and put together again by it."""
+"""Datagrams in pieces: cut by the textbook, and put together again by it; and what a director knows of them."""
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 
-from support.packets import FRAGMENT, Packet, dissect, ip
+from pylvs.datapath import syscall
+from support.harness import Harness
+from support.packets import FRAGMENT, UDP, Packet, dissect, ip
+from support.talk import Family, Talk
+
+PAYLOAD = bytes(range(256)) * 12
+"""In no packet of an Ethernet, but in four of a thousand bytes."""
 
 _HEADER = 8
 
@@ -12,7 +19,7 @@ def cut(packet: bytes, sizes: int | Sequence[int], ident: int = 1, more: bool = 
     """The fragments of an IP packet without options or extension headers.
 
     Args:
-        sizes: how much of the datagram each has, in bytes, multiples of 8; a number: all of them; the last has the rest.
+        sizes: how much of the datagram each has, multiples of 8 bytes; a number: all of them; the last has the rest.
         more: the last one says that there are more, which is not true.
     """
     whole, found, at = dissect(packet), [], 0
@@ -59,7 +66,7 @@ class Piece:
 
 
 def join(packets: Iterable[bytes]) -> bytes | None:
-    """The IP packet that these fragments are of, in whatever order, some of them perhaps twice; None if one is missing."""
+    """The IP packet that these fragments are of, in whatever order, some perhaps twice; None if one is missing."""
     pieces = {one.at: one for one in map(Piece, packets)}
     assert len({one.key for one in pieces.values()}) <= 1, "of more than one datagram"
     segment = b""
@@ -74,3 +81,31 @@ def join(packets: Iterable[bytes]) -> bytes | None:
     return None
 
 
+# ---- what a director knows -------------------------------------------------------------------------------------------
+
+
+def serving(lvs: Harness, family: Family, protocol: int = UDP, method: str = "-m") -> Talk:
+    """A service with one real server."""
+    return Talk(lvs, family, protocol, rport=8080 if method == "-m" else 80).serve(method=method)
+
+
+def known(lvs: Harness) -> int:
+    """How many datagrams the director remembers."""
+    fd = syscall.get(f"{lvs.instance.path}/maps/datagrams")
+    try:
+        return len(syscall.map_keys(fd, syscall.map_size(fd)[0]))
+    finally:
+        os.close(fd)
+
+
+def traffic(lvs: Harness) -> tuple[int, ...]:
+    """What was counted: connections, packets and bytes of both directions."""
+    totals = lvs.director.totals()
+    return totals.conns, totals.inpkts, totals.outpkts, totals.inbytes, totals.outbytes
+
+
+def balanced(lvs: Harness) -> int:
+    """received = forwarded + handed up + dropped + waiting; how many wait."""
+    reasons, kinds = lvs.reasons(), ("forwarded_", "up_", "dropped_", "held_")
+    assert reasons["received"] == sum(count for name, count in reasons.items() if name.startswith(kinds))
+    return reasons["held_fragment"]

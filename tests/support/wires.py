@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Iterable
-from types import TracebackType
 from typing import NamedTuple
 
 from pylvs.lab.waiting import wait_for
@@ -40,7 +39,7 @@ class Wires:
     def __enter__(self) -> "Wires":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for end in self._ends.values():
             end.close()
 

@@ -213,7 +213,7 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return UP_NO_SERVICE;
 	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
-	sweep_if_late(cfg, rt, now);
+	sweep_if_late(rt, now);
 	if (p->fragment) {
 		reason = first_comes(skb, p, out, now);
 		if (reason != RECEIVED)
@@ -264,6 +264,7 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #endif
 
 #include "related.h"
+#include "followers.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
