@@ -39,6 +39,7 @@ bench: setup
 	$(BIN)/python -m bench table
 	$(BIN)/python -m bench schedulers
 	$(BIN)/python -m bench options
+	$(BIN)/python -m bench ipvsadm
 
 lint: setup $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/mypy

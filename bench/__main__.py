@@ -2,6 +2,7 @@
 
 e2e      through namespaces, with nginx as the real server, beside other load balancers
 startup  what a command costs: `ipvsadm -Ln` beside the bare interpreter
+ipvsadm  small and large tables restored, listed and saved, beside the original
 packet   nanoseconds per packet in the packet path alone
 table    the connection table beside others: nanoseconds, memory, expiry; what docs/performance.md shows
 connections  what looking at a million connections costs
@@ -12,7 +13,7 @@ options      what persistence, thresholds and estimation cost a packet and a new
 import importlib
 import sys
 
-NAMES = ("e2e", "startup", "packet", "table", "connections", "schedulers", "options")
+NAMES = ("e2e", "startup", "ipvsadm", "packet", "table", "connections", "schedulers", "options")
 
 
 def main(argv: list[str]) -> int:

@@ -18,8 +18,8 @@ from pylvs import schedulers
 from pylvs.datapath import connections, loading, netlink, resize
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.instance import Instance
+from pylvs.datapath.journal import JournaledTable
 from pylvs.datapath.markrules import MarkTable
-from pylvs.datapath.services import ServiceTable
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import (
     DestinationExists,
@@ -41,10 +41,11 @@ from pylvs.model import (
     VirtualService,
 )
 from pylvs.selections import Selection
+from pylvs.transactions import Transactions
 from pylvs.tuning import Tuning
 
 
-class Director(Marking, Tuning):
+class Director(Marking, Transactions, Tuning):
     """The director of the network namespace that this process is in.
 
     Looking does not start one: before the first change there is nothing to see. The first change loads the packet
@@ -59,7 +60,7 @@ class Director(Marking, Tuning):
             DatapathError: the kernel lacks something, or another version of pylvs runs the director.
         """
         self._instance: Instance | None = datapath.find()
-        self._table: ServiceTable | None = None
+        self._table: JournaledTable | None = None
         self._looked_around = False
 
     def __enter__(self) -> "Director":
@@ -80,13 +81,13 @@ class Director(Marking, Tuning):
         return self._instance
 
     @property
-    def _services(self) -> ServiceTable | None:
+    def _services(self) -> JournaledTable | None:
         if self._table is None and self._instance is not None:
-            self._table = ServiceTable(self._instance)
+            self._table = JournaledTable(self._instance)
         return self._table
 
     @contextmanager
-    def _changing(self) -> Iterator[ServiceTable]:
+    def _changing(self) -> Iterator[JournaledTable]:
         if self._instance is None:
             self._instance = loading.load()
         table = self._services
@@ -116,10 +117,9 @@ class Director(Marking, Tuning):
         """Every virtual service with its real servers, newest first, their connections and counters."""
         table = self._services
         if table is not None:
-            for number in table.numbers():
-                found = self._describe(table, number)
-                if found is not None:
-                    yield found
+            with table.settled():
+                found = [self._describe(table, number) for number in table.numbers()]
+            yield from (service for service in found if service is not None)
 
     def service(self, key: VirtualService) -> Service:
         """One service; of `key` only what identifies it counts.
@@ -130,13 +130,14 @@ class Director(Marking, Tuning):
         table = self._services
         if table is None:
             raise NoSuchService(f"{key} is not defined")
-        found = self._describe(table, table.number(key))
+        with table.settled():
+            found = self._describe(table, table.number(key))
         if found is None:
             raise NoSuchService(f"{key} is not defined")
         return found
 
     @staticmethod
-    def _describe(table: ServiceTable, number: int) -> Service | None:
+    def _describe(table: JournaledTable, number: int) -> Service | None:
         looked = table.look(number)
         if looked is None:
             return None  # deleted while we looked
@@ -199,8 +200,10 @@ class Director(Marking, Tuning):
             TableFull, NotPermitted, DatapathError
         """
         table = self._services
-        if table is not None and table.find(service) is not None:
-            raise ServiceExists(f"{service} is defined already")
+        if table is not None:
+            with table.settled():
+                if table.find(service) is not None:
+                    raise ServiceExists(f"{service} is defined already")
         schedulers.find(service.scheduler)
         with self._changing() as table:
             if table.find(service) is not None:

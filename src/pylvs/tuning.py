@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_MAX = 4294967  # seconds: what fits; the kernel's own limit depends on its clock (facts 3.5)
 # Where the timeouts that can be set stand in the packet path's row of them.
-_SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
+SETTABLE = (tcp.STATES.index("ESTABLISHED"), tcp.STATES.index("FIN_WAIT"), TIMEOUT_UDP)
 
 
 class Tuning:
@@ -37,7 +37,7 @@ class Tuning:
         if self._instance is None:
             return Timeouts(tcp.TIMEOUTS["ESTABLISHED"], tcp.TIMEOUTS["FIN_WAIT"], udp.TIMEOUT)
         seconds = [milliseconds // 1000 for milliseconds in self._instance.timeouts()]
-        return Timeouts(*(seconds[place] for place in _SETTABLE))
+        return Timeouts(*(seconds[place] for place in SETTABLE))
 
     def state_timeouts(self) -> dict[Place, int]:
         """Every state's timeout in seconds, by protocol ("tcp", "udp", "sctp") and state ("ESTABLISHED")."""
@@ -56,7 +56,7 @@ class Tuning:
         with self._changing():
             assert self._instance is not None
             present = self._instance.timeouts()
-            for place, seconds in zip(_SETTABLE, timeouts, strict=True):
+            for place, seconds in zip(SETTABLE, timeouts, strict=True):
                 present[place] = seconds * 1000 or present[place]
             self._instance.set_timeouts(present)
 

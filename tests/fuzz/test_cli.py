@@ -5,6 +5,7 @@ table that can be made this way comes back from its own `-S` through `-R`.
 """
 
 import io
+from ipaddress import IPv6Address
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
@@ -102,8 +103,18 @@ def test_words_of_a_restore_can_be_arguments(line: str) -> None:
 # Tables that the grammar can make.
 
 marks = st.integers(1, 0x7FFFFFFF)  # the original cannot restore a greater one either
-ipv4 = st.integers(0x01000000, 0xDFFFFFFF).map(lambda n: ".".join(str(b) for b in n.to_bytes(4, "big")))
-ipv6 = st.integers(1, 0xFFFF).map(lambda n: f"2001:db8::{n:x}")
+ipv4 = st.one_of(
+    st.integers(0x01000000, 0x7EFFFFFF).map(lambda n: ".".join(str(b) for b in n.to_bytes(4, "big"))),
+    st.integers(0x80000000, 0xDFFFFFFF).map(lambda n: ".".join(str(b) for b in n.to_bytes(4, "big"))),
+    st.sampled_from(["10.0.0.1", "10.0.0.2", "192.168.10.1", "192.168.10.2", "127.0.0.1"]),
+)
+ipv6 = st.one_of(
+    st.integers(1, 0xFFFF).map(lambda n: f"2001:db8::{n:x}"),
+    st.integers(0x2000 << 112, (0xFE80 << 112) - 1).map(lambda n: str(IPv6Address(n))),
+    st.sampled_from(["2001:db8::80", "2001:db8::a1", "::1"]),
+)
+weights = st.one_of(st.integers(0, 9), st.integers(0, 2**31 - 1), st.sampled_from([65535, 2**31 - 1]))
+seconds = st.one_of(st.integers(1, 2678400), st.sampled_from([1, 360, 2147483, 2147484, 2678400]))
 
 
 @st.composite
@@ -119,13 +130,15 @@ def service_lines(draw: st.DrawFn) -> tuple[str, str, str]:
     scheduler = draw(st.sampled_from(SCHEDULERS))
     text = f" -s {scheduler}"
     if draw(st.booleans()):
-        text += f" -p {draw(st.integers(1, 2678400))}"
+        text += f" -p {draw(seconds)}"
         if draw(st.booleans()):
-            text += f" -M {draw(ipv4) if family == '4' else draw(st.integers(1, 128))}"
+            mask = st.one_of(ipv4, st.sampled_from(["255.255.255.255", "255.255.0.0", "0.0.0.0", "0.0.0.1"]))
+            text += f" -M {draw(mask) if family == '4' else draw(st.integers(1, 128))}"
     text += draw(st.sampled_from(["", " --pe sip"]))
     text += draw(st.sampled_from(["", " -o"])) if kind in ("-u", "-f") else ""
-    named = {"sh": ["sh-port", "sh-fallback", "sh-fallback,sh-port"], "mh": ["mh-port"]}
-    flags = named.get(scheduler, ["flag-1,flag-3"])
+    # A scheduler with names for its flags saves no others.
+    named = {"sh": ["sh-port", "sh-fallback", "sh-port,sh-fallback"], "mh": ["mh-port", "mh-fallback", "flag-1,flag-2"]}
+    flags = named.get(scheduler, ["flag-1", "flag-2", "flag-3", "flag-1,flag-3", "flag-3,flag-2,flag-1"])
     return name, family, text + draw(st.sampled_from(["", *(f" -b {flag}" for flag in flags)]))
 
 
@@ -135,7 +148,8 @@ def server_parameters(draw: st.DrawFn, family: str) -> str:
     if method == "i":
         family = draw(st.sampled_from("46"))
     address = draw(ipv4) if family == "4" else f"[{draw(ipv6)}]"
-    text = f"-r {address}:{draw(st.integers(0, 65535))} -{method} -w {draw(st.integers(0, 2**31 - 1))}"
+    text = f"-r {address}:{draw(st.integers(0, 65535))} -{method} -w {draw(weights)}"
+    text += draw(st.sampled_from(["", "", f" -x {draw(weights)}", " -x 100 -y 60", " -x 2147483647 -y 2147483647"]))
     if method == "i":
         checksum = draw(st.sampled_from(["", " --tun-csum", " --tun-nocsum"]))
         gue = f" --tun-type gue --tun-port {draw(st.integers(1, 65535))}"
@@ -154,8 +168,10 @@ def tables(draw: st.DrawFn) -> str:
 
 
 def table(director: FakeDirector) -> dict[Any, tuple[Any, set[Any]]]:
+    """What of a table is saved: thresholds are not."""
+
     def shown(entry: Service) -> tuple[Any, set[Any]]:
-        return entry.service, {dest.server for dest in entry.destinations}
+        return entry.service, {dest.server._replace(upper=0, lower=0) for dest in entry.destinations}
 
     return {entry.service.key: shown(entry) for entry in director.services()}
 

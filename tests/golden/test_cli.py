@@ -18,7 +18,7 @@ from pylvs.ipvsadm.commands import Shell
 from pylvs.ipvsadm.help import SAVE_USAGE
 from pylvs.ipvsadm.save import save_command
 from support.fake_director import FakeDirector
-from support.hosts import TestResolver
+from support.hosts import HOSTS, TestResolver
 
 RECORDINGS = sorted((Path(__file__).parent / "cli").glob("*.json"))
 CASES = [case for path in RECORDINGS for case in json.loads(path.read_text())]
@@ -74,6 +74,7 @@ def run_case(case: dict[str, Any], director_factory: DirectorFactory) -> Iterato
     local = re.findall(r"ip addr add ([0-9a-f.:]+)/", setup)
     interfaces = ["lo", *re.findall(r"ip link add (\w+)", setup)]
     director = director_factory(local=local, interfaces=interfaces)
+    resolver = TestResolver(HOSTS | case.get("hosts", {}))
     for step in steps_of(case):
         if step["cmd"] in NOT_IPVSADM:
             continue
@@ -98,7 +99,7 @@ def run_case(case: dict[str, Any], director_factory: DirectorFactory) -> Iterato
         stdin = io.StringIO(step.get("stdin", ""), newline="\n")
         code = 0
         for line in lines:
-            code = code or Shell(stdin, out, err, open_director, TestResolver(), permitted).run(line)
+            code = code or Shell(stdin, out, err, open_director, resolver, permitted).run(line)
         yield step, code, out.getvalue(), err.getvalue()
 
 

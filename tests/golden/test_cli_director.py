@@ -59,7 +59,7 @@ def empty(network: Harness) -> Iterator[None]:
         room = running.services.entries if running else 0
         if running:
             running.close()
-        if room < loading.MAX_SERVICES:
+        if room < loading.LEAST_SERVICES:
             loading.unload()
             loading.load(conn_bits=12)
         with Director() as director:

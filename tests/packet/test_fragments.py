@@ -1,10 +1,12 @@
 """Fragments follow their datagram's first one, which alone has the ports (facts 6.2, 6.3)."""
 
+import io
 import struct
 from itertools import pairwise
 
 import pytest
 
+from pylvs.ipvsadm.commands import Shell
 from support.fragments import PAYLOAD, Piece, cut, join, known, piece, serving, traffic
 from support.harness import Harness
 from support.harness import ip as ip_batch
@@ -24,7 +26,7 @@ from support.packets import (
     udp,
     wrong_sums,
 )
-from support.talk import IPV4, IPV6, Family, Talk
+from support.talk import IPV4, IPV6, Family, Talk, at
 
 SHORT = PAYLOAD[:1300]
 METHODS = pytest.mark.parametrize("method", ["-m", "-g"], ids=["nat", "dr"])
@@ -168,6 +170,22 @@ def test_a_service_by_mark(lvs: Harness) -> None:
     first, *others = cut(whole, 1000)
     assert lvs.from_client(first, mark=7).reason == "forwarded_route"
     assert [lvs.from_client(part).reason for part in others] == ["forwarded_route"] * 3
+
+
+@pytest.mark.parametrize("how", ["-a", "-e", "-R --atomic"])
+def test_replies_wait_wherever_the_server_comes_from(lvs: Harness, family: Family, how: str) -> None:
+    talk = Talk(lvs, family, UDP, rport=80)
+    server = f"-r {at(talk.rs, 80)}"
+    if how == "-R --atomic":
+        rules = io.StringIO(f"-A {talk.key} -s rr\n-a {talk.key} {server} -m\n")
+        assert Shell(rules, io.StringIO(), io.StringIO()).run(["-R", "--atomic"], replacing=True) == 0
+    else:
+        talk.serve(0)
+        lvs.ipvsadm(f"-a {talk.key} {server} {'-m' if how == '-a' else '-g'}")
+        if how == "-e":
+            lvs.ipvsadm(f"-e {talk.key} {server} -m")
+    assert lvs.from_server(cut(talk.answer(payload=PAYLOAD), 1000)[1]).reason == "held_fragment"
+    assert lvs.from_client(cut(talk.question(payload=PAYLOAD), 1000)[1]).reason == "held_fragment"
 
 
 def test_the_server_is_deleted_meanwhile(lvs: Harness, family: Family) -> None:

@@ -5,6 +5,7 @@ own: a test that lists some puts them in.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from errno import EEXIST, EINVAL, ENODEV, ENOENT, ESRCH
 from ipaddress import ip_address
 
@@ -20,6 +21,7 @@ from pylvs.errors import (
 )
 from pylvs.ipvsadm.daemon import SyncDaemon
 from pylvs.model import TUNNEL, Connection, Destination, RealServer, Service, Timeouts, VirtualService
+from pylvs.plan import Checks, Plan
 
 SCHEDULERS = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos", "none"]
 ENGINES = ("", "sip")
@@ -103,6 +105,10 @@ class FakeDirector:
         self._check_family(key, rs)
         if self._find(entry, rs) is not None:
             raise DestinationExists(f"{rs} is there already")
+        self._check_address(rs)
+        self._put(entry, [Destination(rs), *entry.destinations])
+
+    def _check_address(self, rs: RealServer) -> bool:
         address = ip_address(rs.address)
         if rs.address not in self._local:
             mapped = address.version == 6 and address.ipv4_mapped is not None
@@ -110,7 +116,7 @@ class FakeDirector:
             link_local = address.version == 6 and address.is_link_local
             if address.is_multicast or address.is_unspecified or broadcast or link_local or mapped:
                 raise InvalidValue(f"{rs.address} is not unicast", EINVAL)
-        self._put(entry, [Destination(rs), *entry.destinations])
+        return rs.address in self._local
 
     def edit_destination(self, key: VirtualService, rs: RealServer) -> None:
         entry = self.service(key)
@@ -143,6 +149,19 @@ class FakeDirector:
 
     def _put(self, entry: Service, destinations: list[Destination]) -> None:
         self._services[entry.service.key] = entry._replace(destinations=tuple(destinations))
+
+    # All at once.
+
+    def rehearsal(self) -> Plan:
+        checks = Checks(self._check_service, self._check_family, self._check_address, 1 << 20, 1 << 20)
+        return Plan(self.services(), self._timeouts, checks, self.table_size, self.connections)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Plan]:
+        plan = self.rehearsal()
+        yield plan
+        self._services = {entry.service.key: entry for entry in plan.services()}
+        self._timeouts = plan.timeouts()
 
     # The rest.
 

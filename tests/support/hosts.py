@@ -18,8 +18,11 @@ ALIASES = {
     "vip2": "10.0.0.2",
     "rs1": "192.168.10.1",
     "rs2": "192.168.10.2",
+    "guest": "127.0.0.1",
+    "ip6-localhost": "127.0.0.1",  # the C library gives the IPv4 address of this machine for ::1
 }
 SERVICES = {
+    ("tcp", 1): "tcpmux",
     ("tcp", 7): "echo",
     ("tcp", 22): "ssh",
     ("udp", 7): "echo",
@@ -31,6 +34,8 @@ SERVICES = {
     ("tcp", 443): "https",
     ("udp", 443): "https",
     ("tcp", 2000): "cisco-sccp",
+    ("tcp", 4711): "a-service-name-of-some-length-indeed",
+    ("sctp", 4712): "x",
     ("tcp", 5060): "sip",
     ("udp", 5060): "sip",
     ("tcp", 5353): "mdns",
@@ -48,7 +53,7 @@ class TestResolver(Resolver):
         self._ports = {(protocol, name): port for (protocol, port), name in SERVICES.items()}
 
     def address_of(self, host: str) -> str | None:
-        return self._addresses.get(host)
+        return self._addresses.get(host.lower())
 
     def host_at(self, address: str) -> str | None:
         return self._hosts.get(address)

@@ -11,7 +11,7 @@ import pytest
 from pylvs.ipvsadm import render
 from pylvs.ipvsadm.names import Names, Resolver
 from pylvs.ipvsadm.order import sorted_destinations, sorted_services
-from pylvs.model import TCP, Connection, Destination, Service, Stats, real_server, virtual_service
+from pylvs.model import TCP, UDP, Connection, Destination, Service, Stats, real_server, virtual_service
 from support.hosts import TestResolver
 
 NUMBERS = Names(TestResolver(), numeric=True)
@@ -128,6 +128,15 @@ def test_a_clients_call_id_cannot_command_the_terminal() -> None:
     assert line.endswith("10.2.0.1:8080    sip                call?[2J?@10.1.0.1")
     *_, line = render.connections([entry._replace(pe_data=b"")], True, NUMBERS)
     assert "sip" in line
+
+
+@pytest.mark.parametrize(("addresses", "shown"), [(("10.1.0.1", "10.2.0.1"), 185), (("fd00:1::1", "fd00:2::1"), 92)])
+def test_a_call_id_is_cut_where_the_original_cuts_it(addresses: tuple[str, str], shown: int) -> None:
+    client, server = addresses
+    data = bytes(48 + i % 10 for i in range(255))
+    entry = CONNECTION._replace(caddr=client, vaddr=server, daddr=server, pe_name="sip", pe_data=data)
+    lines = [*render.connections([entry._replace(protocol=UDP)], True, NUMBERS)][2:]
+    assert [line.rpartition(" ")[2] for line in lines] == [data[:shown].decode()]
 
 
 def test_a_listing_of_connections_is_never_in_memory_at_once() -> None:

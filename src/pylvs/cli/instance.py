@@ -26,16 +26,14 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument(
         "--max-services",
         type=int,
-        default=loading.MAX_SERVICES,
         metavar="N",
-        help="room for N virtual services (default %(default)s)",
+        help="room for N virtual services; default: by the machine's memory, 4096 to 16384",
     )
     load.add_argument(
         "--max-dests",
         type=int,
-        default=loading.MAX_DESTS,
         metavar="N",
-        help="room for N real servers (default %(default)s)",
+        help="room for N real servers; default: by the machine's memory, 16384 to 131072",
     )
     commands.add_parser(
         "unload",

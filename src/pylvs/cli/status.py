@@ -7,8 +7,8 @@ from typing import Any
 
 from pylvs.datapath import instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
+from pylvs.datapath.journal import JournaledTable
 from pylvs.datapath.layout import REASONS
-from pylvs.datapath.services import ServiceTable
 from pylvs.sysctl import DEFENCES
 
 # reason -> what a person needs to know of it
@@ -122,8 +122,9 @@ def _reasons(running: Instance) -> dict[str, int]:
 def _numbers(running: Instance) -> dict[str, Any]:
     """All that is to be said, as `--json` says it."""
     config, runtime = running.config, running.runtime
-    services = ServiceTable(running)
-    numbers = list(services.numbers())
+    services = JournaledTable(running)
+    with services.settled():
+        numbers = list(services.numbers())
     there = netlink.interfaces()
     names = {interface.ifindex: interface for interface in there}
     attached = running.attached()

@@ -22,6 +22,8 @@ class Layout:
         self.size, members = description
         self.names = tuple(members)
         self._members = {name: (offset, struct.Struct("=" + form)) for name, (offset, form) in members.items()}
+        self._zero = {name: form.unpack(bytes(form.size)) for name, (_, form) in self._members.items()}
+        self._single = {name: zero[0] for name, zero in self._zero.items() if len(zero) == 1}
         form, at = "=", 0
         for offset, letters in members.values():
             form += f"{offset - at}x" if offset > at else ""
@@ -33,7 +35,7 @@ class Layout:
         """A member of record `number` of an array; a tuple if the member is an array of more than bytes."""
         offset, form = self._members[name]
         values = form.unpack_from(buffer, number * self.size + offset)
-        return values[0] if len(values) == 1 else values
+        return values[0] if name in self._single else values
 
     def place(self, name: str) -> tuple[int, str, int]:
         """Where a member lies: (offset in the record, `struct` format, bytes)."""
@@ -42,11 +44,18 @@ class Layout:
 
     def pack(self, **values: Any) -> bytes:
         """A whole record; what is not given is zero."""
-        record = bytearray(self.size)
-        for name, value in values.items():
-            offset, form = self._members[name]
-            form.pack_into(record, offset, *(value if isinstance(value, (tuple, list)) else (value,)))
-        return bytes(record)
+        if len(self._single) == len(self.names):
+            record = self._single | values
+            if len(record) != len(self.names):
+                raise KeyError(*values.keys() - self._single.keys())
+            return self._whole.pack(*record.values())
+        flat: list[Any] = []
+        for name, zero in self._zero.items():
+            value = values.pop(name, zero)
+            flat.extend(value if isinstance(value, (tuple, list)) else (value,))
+        if values:
+            raise KeyError(*values)
+        return self._whole.pack(*flat)
 
     def unpack(self, buffer: Buffer, number: int = 0) -> tuple:
         """All members in order; for records without arrays."""

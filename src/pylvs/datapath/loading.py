@@ -22,11 +22,14 @@ from pylvs.datapath.instance import (
     sysctl_defaults,
     unprivileged,
 )
-from pylvs.datapath.maps import Hash, SharedArray
+from pylvs.datapath.maps import Hash, SharedArray, possible_cpus
 from pylvs.errors import DatapathError, InvalidValue, NotPermitted, NotSupported
 
-MAX_SERVICES, MAX_DESTS = 4096, 16384
+MAX_SERVICES, MAX_DESTS = range(1, (1 << 20) + 1), range(1, (1 << 22) + 1)
+LEAST_SERVICES, LEAST_DESTS = 4096, 16384
+MOST_SERVICES, DESTS_PER_SERVICE = 16384, 8
 CONN_BITS = range(12, 27)
+_HASH_ENTRY = 64  # bytes
 
 
 def default_conn_bits() -> int:
@@ -35,12 +38,36 @@ def default_conn_bits() -> int:
     return max(14, min(20, (memory // 128 // layout.CONN.size).bit_length() - 1))
 
 
-def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_dests: int = MAX_DESTS) -> Instance:
+def default_room() -> tuple[int, int]:
+    """How many virtual services and real servers fit by default: as many as a 64th of the machine's memory has room
+    for, between 4,096 and 16,384 services. From about 8 GB on that is enough for 10,000 services with 10 real servers
+    each; the arrays cannot grow afterwards."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    services, dests = LEAST_SERVICES, LEAST_DESTS
+    while services < MOST_SERVICES:
+        more = 2 * services, 2 * services * DESTS_PER_SERVICE
+        if _room_bytes(*more) > memory // 64:
+            break
+        services, dests = more
+    return services, dests
+
+
+def _room_bytes(services: int, dests: int) -> int:
+    """What the arrays of services and real servers take, about; what hashes need for an entry is estimated."""
+    counter = layout.ESTIMATE.size + layout.COUNTERS.size * possible_cpus()
+    of_service = layout.SERVICE.size + _HASH_ENTRY
+    of_dest = layout.DEST.size + layout.DEST_LOAD.size + _HASH_ENTRY
+    pools = _pool_slots(services, dests) * layout.POOL_HEAD.size
+    return services * (of_service + counter) + dests * (of_dest + counter) + pools
+
+
+def load(conn_bits: int | None = None, max_services: int | None = None, max_dests: int | None = None) -> Instance:
     """The director of our network namespace, loaded and attached to every interface if there was none.
 
     Args:
         conn_bits: the connection table has 2**this slots; None for what suits the machine's memory.
-        max_services, max_dests: how many virtual services and real servers fit.
+        max_services, max_dests: how many virtual services and real servers fit; None for what suits the machine's
+            memory (`default_room`).
 
     Raises:
         InvalidValue: a size is out of range.
@@ -51,9 +78,12 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
             f"the connection table's size 2^{conn_bits} is out of range; "
             f"it may be 2^{CONN_BITS[0]} to 2^{CONN_BITS[-1]}"
         )
-    for what, number, most in (("services", max_services, 1 << 20), ("real servers", max_dests, 1 << 22)):
-        if not 1 <= number <= most:
-            raise InvalidValue(f"room for {number} {what} is out of range; it may be 1 to {most}")
+    services, dests = default_room()
+    services = services if max_services is None else max_services
+    dests = dests if max_dests is None else max_dests
+    for what, number, allowed in (("services", services, MAX_SERVICES), ("real servers", dests, MAX_DESTS)):
+        if number not in allowed:
+            raise InvalidValue(f"room for {number} {what} is out of range; it may be {allowed[0]} to {allowed[-1]}")
     permit()
     where = directory(create=True)
     assert where is not None
@@ -63,7 +93,7 @@ def load(conn_bits: int | None = None, max_services: int = MAX_SERVICES, max_des
             if not os.path.isdir(f"{where}/current"):
                 closed = _left_to_undo(f"{where}/new") | forwarding.closed()
                 try:
-                    _make(where, closed, conn_bits or default_conn_bits(), max_services, max_dests)
+                    _make(where, closed, conn_bits or default_conn_bits(), services, dests)
                 except BaseException:
                     bpffs.remove_tree(where)
                     bpffs.remove_root()

@@ -40,6 +40,12 @@ class SharedArray:
             "Q": view.cast("Q"),
             "q": view.cast("q"),
         }
+        # name -> where all records have a number: (view, place in the first record, from one record to the next)
+        self._numbers: dict[str, tuple[memoryview, int, int]] = {}
+        for name in layout.names:
+            offset, form, wide = layout.place(name)
+            if form in self._words and not offset % wide and not size % wide:
+                self._numbers[name] = self._words[form], offset // wide, size // wide
 
     @property
     def words(self) -> memoryview:
@@ -48,11 +54,20 @@ class SharedArray:
 
     def get(self, number: int, name: str) -> Any:
         """One member of one record."""
-        return self.layout.get(self.memory, number, name)
+        found = self._numbers.get(name)
+        if found is None:
+            return self.layout.get(self.memory, number, name)
+        view, first, step = found
+        return view[first + number * step]
 
     def put(self, number: int, name: str, value: Any, layout: Layout | None = None) -> None:
         """Set one member of one record, perhaps of another layout than most are. A number is one store: other readers
         see it old or new, and nothing else."""
+        found = self._numbers.get(name) if layout is None else None
+        if found is not None and isinstance(value, int):
+            view, first, step = found
+            view[first + number * step] = value
+            return
         offset, form, size = (layout or self.layout).place(name)
         at = number * self.layout.size + offset
         if isinstance(value, int):
@@ -74,6 +89,7 @@ class SharedArray:
         return self.memory[at : at + count * self.layout.size]
 
     def close(self) -> None:
+        self._numbers.clear()
         for words in self._words.values():
             words.release()
         self.memory.close()

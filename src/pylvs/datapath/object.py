@@ -11,6 +11,7 @@ from pylvs.datapath import _layout
 from pylvs.errors import DatapathError
 
 DIRECTORY = os.path.join(os.path.dirname(__file__), "obj")
+_OWN_ERRORS = 4000  # libbpf's own numbers, for what is no eBPF object, begin here
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -101,7 +102,9 @@ class Object:
             raise DatapathError(f"{path} is missing: pylvs was not built; run make setup, or pip install .")
         handle = lib.bpf_object__open_file(path.encode(), None)
         if not handle:
-            raise DatapathError(f"{path} cannot be read: {os.strerror(ctypes.get_errno())}")
+            number = ctypes.get_errno()
+            why = os.strerror(number) if number < _OWN_ERRORS else "it is damaged; install pylvs again"
+            raise DatapathError(f"{path} cannot be read: {why}")
         try:
             titles = self._prepare(lib, handle, name, sizes, existing, constants)
             result = lib.bpf_object__load(handle)

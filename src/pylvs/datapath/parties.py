@@ -9,8 +9,9 @@ import struct
 
 from pylvs.datapath import _layout
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import DEST, SERVICE_KEY
-from pylvs.model import MASQ
+from pylvs.datapath.layout import SERVICE_KEY
+from pylvs.datapath.records import pack_address
+from pylvs.model import MASQ, RealServer
 
 
 def invite(instance: Instance, address: bytes) -> None:
@@ -27,7 +28,7 @@ def invite_service(instance: Instance, key: bytes) -> None:
         invite(instance, SERVICE_KEY.get(key, 0, "address"))
 
 
-def invite_server(instance: Instance, flags: int, record: bytes) -> None:
-    """The same for a real server's replies; `flags` are its connections'."""
-    if flags & _layout.CONN_METHOD == MASQ:
-        invite(instance, DEST.get(record, 0, "address"))
+def invite_server(instance: Instance, server: RealServer) -> None:
+    """The same for a real server's replies."""
+    if server.method == MASQ:
+        invite(instance, pack_address(server.address))

@@ -9,7 +9,7 @@ Rules of this file:
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -82,11 +82,11 @@ class Row:
         records: as they stand in the pool.
         dests: the array of what real servers are.
         family: the service's.
-        newcomer: number and record of one that is not there yet.
+        newcomers: number and record of those that are not there yet.
     """
 
-    def __init__(self, records: bytes, dests: SharedArray, family: int, newcomer: tuple[int, bytes] = (-1, b"")):
-        self._words, self._dests, self._newcomer = memoryview(records), dests, newcomer
+    def __init__(self, records: bytes, dests: SharedArray, family: int, newcomers: Mapping[int, bytes] | None = None):
+        self._words, self._dests, self._newcomers = memoryview(records), dests, newcomers or {}
         self.family = family
 
     def __len__(self) -> int:
@@ -105,8 +105,8 @@ class Row:
         return self._words.cast("I")[_DEST::_WORDS].tolist()
 
     def _record(self, place: int) -> bytes:
-        number, record = self._newcomer
-        return record if self._numbers[place] == number else self._dests.read(self._numbers[place])
+        number = self._numbers[place]
+        return self._newcomers.get(number) or self._dests.read(number)
 
     def endpoint(self, place: int) -> tuple[bytes, int]:
         record = self._record(place)
@@ -223,6 +223,16 @@ class Pools:
                 "pylvs unload; pylvs load --max-services N --max-dests N"
             )
         config.put(0, "pool_next", pool + size)
+        return pool
+
+    def reserve(self, number: int, content: Pool) -> int:
+        """Write a pool that the service gets later, while others are written. Returns its slot.
+
+        Raises:
+            TableFull
+        """
+        pool = self.write(number, content)
+        self._mark(pool, 1)
         return pool
 
     def swap(self, number: int, pool: int) -> None:

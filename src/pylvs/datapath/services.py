@@ -11,7 +11,7 @@ Rules of this file:
 
 import struct
 from _socket import htons
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs import schedulers
 from pylvs.datapath import _layout, limits, numbers, parties, pools, speakers
@@ -209,9 +209,10 @@ class ServiceTable:
         memory.pools.swap(number, pool)
         self._done()
 
-    def _bound(self, service: VirtualService, servers: bytes) -> Pool:
+    def _bound(self, service: VirtualService, servers: bytes, newcomers: Mapping[int, bytes] | None = None) -> Pool:
         """The pool of a service whose scheduler was just bound."""
-        scheduler, row = schedulers.find(service.scheduler), Row(servers, self._instance.dests, service.family)
+        scheduler = schedulers.find(service.scheduler)
+        row = Row(servers, self._instance.dests, service.family, newcomers)
         options = pack_options(service)
         bound = (self._instance.config.get(0, "generation") + 1) & 0xFFFFFFFF  # 0 is that of a cache that never was
         name = service.scheduler if ":" in service.scheduler else ""
@@ -246,36 +247,41 @@ class ServiceTable:
         memory.free_dest = min([memory.free_dest, *memory.trash.empty()])
         key = instance.services.get(number, "key")
         made = instance.services.get(number, "made")
-        record = DEST.pack(
-            address=pack_address(server.address), port=htons(server.port), family=server.family,
-            flags=_layout.DEST_USED | (_layout.DEST_LOCAL if local else 0), service=number, key=key,
-            service_made=made,
-        )  # fmt: skip
+        record = _record(server, local, number, key, made)
         known = memory.trash.find(record)
         dest = numbers.free_dest(instance, memory.free_dest) if known is None else known
         index = self._member_index(number)
         member = _member(dest, server, server.weight)
         old = memory.pools.read(number)
-        pool = self._changed(number, old, member.pack() + old.servers, lambda place: place + 1, (dest, record))
-        parties.invite_server(instance, member.flags, record)
+        pool = self._changed(number, old, member.pack() + old.servers, lambda place: place + 1, {dest: record})
+        parties.invite_server(instance, server)
         self._begin(number)
         if known is None:
             memory.free_dest = dest + 1
-            instance.dests.write(dest, record)
-            instance.dest_loads.write(dest, bytes(instance.dest_loads.layout.size))
-            self.statistics.clear(self.statistics.of_dest(dest))
-            if dest >= instance.config.get(0, "dests_high"):
-                instance.config.put(0, "dests_high", dest + 1)
+            self._make_dest(dest, record)
         elif instance.dests.get(dest, "service_made") != made:
-            self.statistics.clear(self.statistics.of_dest(dest))  # its service was deleted and made anew
-            instance.dests.put(dest, "service", number)
-            instance.dests.put(dest, "service_made", made)
+            self._come_back(dest, number, made)
         memory.trash.forget(record)
         limits.make_available(self._instance, dest, local)
         memory.pools.swap(number, pool)
         limits.put(self._instance, member)
         index[endpoint(record)] = dest
         self._done()
+
+    def _make_dest(self, dest: int, record: bytes) -> None:
+        """Write what a new real server is, where nobody has been."""
+        instance = self._instance
+        instance.dests.write(dest, record)
+        instance.dest_loads.write(dest, bytes(instance.dest_loads.layout.size))
+        self.statistics.clear(self.statistics.of_dest(dest))
+        if dest >= instance.config.get(0, "dests_high"):
+            instance.config.put(0, "dests_high", dest + 1)
+
+    def _come_back(self, dest: int, number: int, made: int) -> None:
+        """One from the trash comes back to its service, which was deleted and made anew."""
+        self.statistics.clear(self.statistics.of_dest(dest))
+        self._instance.dests.put(dest, "service", number)
+        self._instance.dests.put(dest, "service_made", made)
 
     def edit_server(self, number: int, dest: int, server: RealServer, local: bool) -> None:
         """Change a real server's weight, method and thresholds. Connections keep the method that they were born with.
@@ -289,7 +295,7 @@ class ServiceTable:
             raise NoSuchDestination("the service has no such real server")
         was = memory.pools.member(slot, place)
         member = _member(dest, server, server.weight or was.last_weight)
-        parties.invite_server(self._instance, member.flags, self._instance.dests.read(dest))
+        parties.invite_server(self._instance, server)
         only_weight = member == was._replace(weight=member.weight, last_weight=member.last_weight)
         if only_weight and not memory.pools.scheduler(slot).weighs(was, member):
             self._begin(number)
@@ -326,12 +332,17 @@ class ServiceTable:
         self._done()
 
     def _changed(
-        self, number: int, old: Pool, servers: bytes, places: schedulers.Places, newcomer: tuple[int, bytes] = (-1, b"")
+        self,
+        number: int,
+        old: Pool,
+        servers: bytes,
+        places: schedulers.Places,
+        newcomers: Mapping[int, bytes] | None = None,
     ) -> int:
         """Write the pool that a service has after a change of its real servers. Returns its slot."""
         scheduler = schedulers.find(schedulers.name_of(old.scheduler, old.name))
         family = SERVICE_KEY.get(self._instance.services.get(number, "key"), 0, "family")
-        row = Row(servers, self._instance.dests, family, newcomer)
+        row = Row(servers, self._instance.dests, family, newcomers)
         head = scheduler.changed(old.head, row, places)
         table = pools.pack_table(scheduler.table(row, old.flags))
         return self._remembered().pools.write(number, old._replace(head=head, servers=servers, table=table))
@@ -403,6 +414,14 @@ class ServiceTable:
                 limits.put(self._instance, there[dest], again=True)
             elif flags & _layout.DEST_AVAILABLE:
                 self._remembered().trash.put(dest)
+
+
+def _record(server: RealServer, local: bool, number: int, key: bytes, made: int) -> bytes:
+    """What a new real server of a service is; `local`: it is the director itself."""
+    return DEST.pack(
+        address=pack_address(server.address), port=htons(server.port), family=server.family,
+        flags=_layout.DEST_USED | (_layout.DEST_LOCAL if local else 0), service=number, key=key, service_made=made,
+    )  # fmt: skip
 
 
 def _member(dest: int, server: RealServer, last_weight: int) -> Member:

@@ -15,7 +15,7 @@ _MEMBARRIERS = {"x86_64": 324, "ppc64le": 365, "s390x": 356}
 _MEMBARRIER = _MEMBARRIERS.get(os.uname().machine, 283)
 _libc = ctypes.CDLL(None, use_errno=True)
 
-(_LOOKUP, _UPDATE, _DELETE, _NEXT_KEY) = (1, 2, 3, 4)
+(_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY) = (0, 1, 2, 3, 4)
 (_PIN, _GET, _RUN, _INFO) = (6, 7, 10, 15)
 (_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH) = (28, 29, 34)
 TCX_INGRESS = 46
@@ -36,6 +36,12 @@ def _buffer(data: bytes) -> ctypes.Array:
 
 def _address(buffer: ctypes.Array | None) -> int:
     return ctypes.addressof(buffer) if buffer is not None else 0
+
+
+def map_create(value_size: int, entries: int) -> int:
+    """A new array map that can be mapped into memory; its file descriptor."""
+    mappable = 1 << 10
+    return _bpf(_CREATE, _buffer(struct.pack("=IIIII", 2, 4, value_size, entries, mappable)))
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

@@ -27,11 +27,12 @@ class Trash:
 
     def find(self, record: bytes) -> int | None:
         """The number of the real server that would come back as this one."""
-        return self._numbers.get(identity(record))
+        return self._numbers.get(identity(record)) if self._numbers else None
 
     def forget(self, record: bytes) -> None:
         """It has come back."""
-        self._numbers.pop(identity(record), None)
+        if self._numbers:
+            self._numbers.pop(identity(record), None)
 
     def put(self, dest: int) -> None:
         """It has just gone from its service."""

@@ -6,57 +6,82 @@ commands.py  Request -> Director;  daemon.py  the part of it about sync daemons
 render.py    the listings;  order.py  their order;  names.py  their names
 save.py      -S and -R
 messages.py  the words for refusals;  help.py  those of -h
+
+Beyond the original, and only for who asks for it:
+
+documents.py what --json prints;  changes.py  what --dry-run does
+rehearse.py  --dry-run and -R --atomic;  explain.py  the sentences of --explain
 """
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
+
+INTERNAL, INTERRUPTED, BROKEN_PIPE = 70, 130, 141  # exit codes that the original does not have
 
 
 def main() -> None:
     """The `ipvsadm` command."""
-    raise SystemExit(_run(sys.argv[1:]))
+    raise SystemExit(_guarded(lambda: _run(sys.argv[1:])))
 
 
 def main_save() -> None:
     """The `ipvsadm-save` command."""
-    from pylvs.ipvsadm.help import SAVE_USAGE
-    from pylvs.ipvsadm.save import save_command
-
-    words = save_command(sys.argv[1:])
-    if words is None:
-        sys.stderr.write(SAVE_USAGE)
-        raise SystemExit(1)
-    raise SystemExit(_run(words))
+    raise SystemExit(_guarded(lambda: _save(sys.argv[1:])))
 
 
 def main_restore() -> None:
-    """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments."""
-    raise SystemExit(_run(["-C"]) or _run(["-R"]))
+    """The `ipvsadm-restore` command: it begins with an empty table, and takes no notice of arguments but ours."""
+    raise SystemExit(_guarded(lambda: _restore(sys.argv[1:])))
 
 
-def _run(words: list[str]) -> int:
-    from pylvs.ipvsadm.messages import BROKEN_PIPE, INTERNAL, INTERRUPTED
+def _run(words: list[str], replacing: bool = False) -> int:
+    from pylvs.ipvsadm.commands import Shell
 
+    stdin, stdout, stderr = _streams()
+    code = Shell(stdin, stdout, stderr, permitted=os.geteuid() == 0).run(words, replacing)
+    stdout.flush()
+    return code
+
+
+def _save(words: list[str]) -> int:
+    from pylvs.ipvsadm.help import SAVE_USAGE
+    from pylvs.ipvsadm.save import save_command
+
+    command = save_command(words)
+    if command is None:
+        sys.stderr.write(SAVE_USAGE)
+        return 1
+    return _run(command)
+
+
+def _restore(words: list[str]) -> int:
+    ours = [word for word in words if word in ("--atomic", "--dry-run", "--json", "--explain")]
+    if set(ours) - {"--explain"}:
+        return _run(["-R", *ours], replacing=True)
+    return _run(["-C", *ours]) or _run(["-R", *ours])
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Runs a command; whatever happens, it ends in an exit code and at most a line about it."""
     try:
-        from pylvs.ipvsadm.commands import Shell
-
-        stdin, stdout, stderr = _streams()
-        code = Shell(stdin, stdout, stderr, permitted=os.geteuid() == 0).run(words)
-        stdout.flush()
-        return code
+        code = work()
     except BrokenPipeError:
-        _forget_output()
-        return BROKEN_PIPE
+        code = BROKEN_PIPE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
     except OSError as error:  # a full disk behind stdout, or the like: nobody's bug
-        _say(f"ipvsadm: {error}")
-        _forget_output()
-        return INTERNAL
+        _say("ipvsadm: {}", error)
+        code = INTERNAL
+    except MemoryError:
+        _say("ipvsadm: out of memory")
+        code = INTERNAL
     except Exception as error:
-        _say(f"ipvsadm: internal error: {type(error).__name__}: {error}; please report it with the command line")
-        return INTERNAL
+        _say("ipvsadm: internal error: {}: {}; please report it with the command line", type(error).__name__, error)
+        code = INTERNAL
+    _forget_output()
+    return code
 
 
 def _streams() -> tuple[TextIO, TextIO, TextIO]:
@@ -71,16 +96,26 @@ def _streams() -> tuple[TextIO, TextIO, TextIO]:
     return streams[0], streams[1], streams[2]
 
 
-def _say(text: str) -> None:
+def _say(text: str, *arguments: object) -> None:
     try:
-        sys.stderr.write(text.replace("\n", " ") + "\n")
+        sys.stdout.flush()  # what was listed before it
+    except Exception:
+        pass
+    try:
+        sys.stderr.write(text.format(*arguments).replace("\n", " ") + "\n")
+        sys.stderr.flush()
     except Exception:
         pass
 
 
 def _forget_output() -> None:
     """Keeps the interpreter from complaining at its end that it cannot write what is still buffered."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError:
-        pass
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception:
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            except OSError:
+                pass

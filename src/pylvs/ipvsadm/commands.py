@@ -9,11 +9,12 @@ from pylvs.errors import InvalidValue, LVSError, NoSuchService
 from pylvs.ipvsadm import daemon, messages, render, save
 from pylvs.ipvsadm.grammar import Request, parse
 from pylvs.ipvsadm.messages import MISUSE, NOT_LISTED, OK, REFUSED, Exit, Refused, try_help
-from pylvs.ipvsadm.names import Names, Resolver
+from pylvs.ipvsadm.names import Names, PatientResolver, Resolver
 from pylvs.model import DEFAULT_SCHEDULER, RealServer, VirtualService, real_server, virtual_service
 
 if TYPE_CHECKING:
     from pylvs.director import Director
+    from pylvs.ipvsadm.save import Line
 
 LINES = 512  # written at once
 
@@ -47,17 +48,23 @@ class Shell:
         self.stderr = stderr or sys.stderr
         self._open_director = director
         self._director: Any = None
-        self._resolver = resolver
+        self._resolver = PatientResolver(resolver or Resolver())
         self._permitted = permitted
+        self._words: Sequence[str] = ()
+        self.plan: Any = None  # what stands in for the director while a command is rehearsed
 
-    def run(self, words: Sequence[str]) -> int:
-        """Runs the command line `words` (without the program's name); returns the exit code."""
+    def run(self, words: Sequence[str], replacing: bool = False) -> int:
+        """Runs the command line `words` (without the program's name); returns the exit code.
+
+        Args:
+            replacing: a restore begins with an empty table.
+        """
+        self._words = words
         try:
             if not self._permitted:
                 self.open()
-            return self.execute(words)
+            return self.execute(words, replacing=replacing)
         except Exit as end:
-            self.stdout.write(end.output)
             if end.error:
                 self.complain(end.error)
             return end.code
@@ -66,43 +73,87 @@ class Shell:
                 self._director.close()
                 self._director = None
 
-    def execute(self, words: Sequence[str], restoring: bool = False) -> int:
-        """Runs one command line of possibly many."""
+    def execute(self, words: Sequence[str], line: "Line | None" = None, replacing: bool = False) -> int:
+        """Runs one command line; `line`: the one of a restore that it is."""
         try:
-            request = parse(words, Names(self._resolver)) if words else Request("list")
+            request = self.parse(words, line is not None)
             if request.command == "restore":
-                if restoring:
-                    raise try_help()
-                return self.restore()
+                return self.restore(request, replacing)
             self.obey(request)
-        except Refused as error:
-            self.complain(str(error))
-            return REFUSED
+        except (Refused, Exit) as fault:
+            return self.report(fault, words, line)
         return OK
 
-    def restore(self) -> int:
+    def parse(self, words: Sequence[str], restoring: bool) -> Request:
+        request = parse(words, Names(self._resolver), not restoring) if words else Request("list")
+        if restoring and request.command == "restore":
+            raise try_help()
+        return request
+
+    def restore(self, request: Request, replacing: bool) -> int:
         """Runs every line of standard input; the last one's outcome is the restore's."""
+        if request.has("atomic") or request.has("dry-run"):
+            from pylvs.ipvsadm import rehearse
+
+            return rehearse.restore(self, request, replacing)
         result = OK
         if self._director is None:
             self.open()  # what cannot work is said before input is waited for
-        for line in self.stdin:
-            words = save.words(line)
-            if words:
-                result = self.execute(words, restoring=True)
+        for line in save.lines(self.stdin):
+            result = self.execute(line.words, line)
         return result
 
     def obey(self, request: Request) -> None:
         try:
-            _COMMANDS[request.command](self, request)
-        except NoSuchService:
+            if request.has("dry-run") and self.plan is None:
+                from pylvs.ipvsadm import rehearse
+
+                rehearse.command(self, request)
+            else:
+                _COMMANDS[request.command](self, request)
+        except NoSuchService as error:
             if request.command == "list":
-                raise Exit(NOT_LISTED, messages.NO_SERVICE) from None
-            raise Refused(messages.refusal(request.command, NoSuchService(""))) from None
+                raise Exit(NOT_LISTED, messages.NO_SERVICE, reason=str(error)) from None
+            raise Refused(messages.refusal(request.command, NoSuchService("")), str(error)) from None
         except LVSError as error:
-            raise Refused(messages.refusal(request.command, error)) from None
+            raise Refused(messages.refusal(request.command, error), str(error)) from None
+
+    def report(self, fault: Refused | Exit, words: Sequence[str], line: "Line | None" = None) -> int:
+        """Says what is wrong with a command line, and more of it where somebody wants to know.
+
+        Returns:
+            The exit code, if others may follow.
+
+        Raises:
+            Exit: it ends the program; all is said.
+        """
+        if isinstance(fault, Exit):
+            self.stdout.write(fault.output)
+        if fault.error:
+            self.complain(fault.error)
+            explaining = "--explain" in self._words and self._explaining()
+            if line is not None and (explaining or self.plan is not None):
+                self.complain(f"line {line.number}: {line.shown}")
+            if explaining:
+                from pylvs.ipvsadm.explain import explanation
+
+                text = explanation(fault.error, words, fault.reason)
+                if text:
+                    self.complain(text)
+        if isinstance(fault, Exit):
+            raise Exit(fault.code)
+        return REFUSED
+
+    def _explaining(self) -> bool:
+        """Is `--explain` there as an option, and not as some option's argument?"""
+        from pylvs.ipvsadm.explain import given
+
+        return any(name == "explain" for name, _ in given(self._words))
 
     @property
     def director(self) -> Any:
+        if self.plan is not None:
+            return self.plan
         return self.open() if self._director is None else self._director
 
     def open(self) -> Any:
@@ -125,7 +176,12 @@ class Shell:
             self.stdout.write("\n".join(batch))
 
     def complain(self, text: str) -> None:
-        self.stderr.write(text + "\n")
+        try:
+            self.stderr.write(text + "\n")
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # nobody can be told; what was done stays done, and the exit code tells
 
 
 def service_of(request: Request) -> VirtualService:
@@ -160,6 +216,9 @@ def server_of(request: Request) -> RealServer:
 
 
 def _list(shell: Shell, request: Request) -> None:
+    if request.has("json"):
+        _list_json(shell, request)
+        return
     director, names = shell.director, shell.names(request)
     if request.has("connection"):
         shell.print(render.connections(director.connections(), request.has("persistent-conn"), names))
@@ -175,6 +234,22 @@ def _list(shell: Shell, request: Request) -> None:
             entries = director.services()
         kind = render.kind_of(request.given)
         shell.print(render.services(entries, kind, request.has("exact"), not request.has("nosort"), names))
+
+
+def _list_json(shell: Shell, request: Request) -> None:
+    from pylvs.ipvsadm import documents
+
+    director = shell.director
+    if request.has("connection"):
+        shell.print(documents.connections(director.connections()))
+    elif request.has("timeout"):
+        shell.print(documents.timeouts(director.timeouts()))
+    elif request.has("daemon"):
+        shell.print(documents.daemons(daemon.running(director)))
+    else:
+        one = request.has("service-address")
+        entries = [director.service(service_of(request))] if one else director.services()
+        shell.print(documents.services(entries, director.table_size, not request.has("nosort")))
 
 
 def _save(shell: Shell, request: Request) -> None:

@@ -10,11 +10,20 @@ from collections.abc import Callable, Sequence
 
 from pylvs.ipvsadm.addresses import endpoint, ipv4_address
 from pylvs.ipvsadm.daemon import BACKUP, MASTER, SyncDaemon
-from pylvs.ipvsadm.help import USAGE, VERSION
+from pylvs.ipvsadm.help import EXTENSIONS_USAGE, USAGE, VERSION
 from pylvs.ipvsadm.messages import Exit, Refused, misuse, try_help
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.numbers import INT_MAX, LONG_MAX, UINT_MAX, atoi, number, strtol
-from pylvs.ipvsadm.options import COMMANDS, BadOption, Given, OptionReader, check_options, check_tunnel_options
+from pylvs.ipvsadm.options import (
+    COMMANDS,
+    EXTENSIONS,
+    BadOption,
+    Given,
+    OptionReader,
+    check_extensions,
+    check_options,
+    check_tunnel_options,
+)
 from pylvs.model import (
     DEFAULT_SCHEDULER,
     GENERIC_FLAGS,
@@ -81,20 +90,29 @@ class Request:
         return option in self.given
 
 
-def parse(words: Sequence[str], names: Names) -> Request:
+def parse(words: Sequence[str], names: Names, extended: bool = True) -> Request:
     """The request that the words after `ipvsadm` make.
+
+    Args:
+        extended: options that the original does not have may be there; they may also stand before the command, and
+            without one they are about the list.
 
     Raises:
         Refused: a word is no option; the lines after it in a restore still count.
         Exit: any other fault; and for --help and --version, with their text.
     """
-    reader = OptionReader(words)
+    reader = OptionReader(words, extended)
     options = iter(reader)
+    ours: set[str] = set()
     try:
         first = next(options, None)
+        while first is not None and first.name in EXTENSIONS:
+            ours.add(first.name)
+            first = next(options, None)
     except BadOption:
         first = None
-    request = _command(first)
+    request = Request("list") if ours and first is None and not reader.rest else _command(first)
+    request.given |= ours
     try:
         for given in options:
             if given.name in COMMANDS:
@@ -111,6 +129,7 @@ def parse(words: Sequence[str], names: Names) -> Request:
     if request.flags_text is not None:
         request.scheduler_flags = _scheduler_flags(request.scheduler or DEFAULT_SCHEDULER, request.flags_text)
     check_options(request.command, request.given)
+    check_extensions(request.command, request.given)
     if request.command in ("add-service", "edit-service"):
         _check_service(request)
     elif request.command in ("add-server", "edit-server"):
@@ -125,7 +144,8 @@ def _command(first: Given | None) -> Request:
         raise try_help()
     request = Request(COMMANDS[first.name])
     if request.command == "help":
-        raise Exit(0, output=VERSION + USAGE)
+        # What scripts read is the original's to the byte; --help is for people.
+        raise Exit(0, output=VERSION + USAGE + (EXTENSIONS_USAGE if first.word.startswith("--") else ""))
     if request.command == "version":
         raise Exit(0, output=VERSION)
     if request.command in ("start-daemon", "stop-daemon"):
@@ -220,6 +240,13 @@ def _tunnel_flag(name: str, flag: int) -> Handler:
         request.tun_flags = flag
 
     return tunnel_flag
+
+
+def _extension(name: str) -> Handler:
+    def extension(request: Request, _argument: str | None, _names: Names) -> None:
+        request.given.add(name)
+
+    return extension
 
 
 def _number(name: str, attribute: str, low: int, high: int, what: str) -> Handler:
@@ -380,4 +407,6 @@ _OPTIONS: dict[str, Handler] = {
     "sync-maxlen": _daemon_number("sync-maxlen", "maxlen", 1, MAXLEN_MAX),
     "mcast-port": _daemon_number("mcast-port", "port", 1, 65535),
     "mcast-ttl": _daemon_number("mcast-ttl", "ttl", 1, 255),
-} | {name: _flag(name) for name in LISTING_FLAGS}
+}
+_OPTIONS |= {name: _flag(name) for name in LISTING_FLAGS}
+_OPTIONS |= {name: _extension(name) for name in EXTENSIONS}

@@ -86,6 +86,18 @@ Daemon Options:
   --mcast-ttl ttl                     Multicast TTL (default=1)
 """
 
+# Behind the original's text, in `ipvsadm --help` only.
+EXTENSIONS_USAGE = """\
+
+pylvs extensions (the original ipvsadm refuses these):
+  --json                              with -L: print JSON, always all there is to say;
+                                      with --dry-run: the changes as JSON
+  --atomic                            with -R, ipvsadm-restore: all lines or none of them
+  --dry-run                           with every command that changes something, -R, ipvsadm-restore:
+                                      check it and print what would change; change nothing
+  --explain                           say of a refusal what was wrong and what would be right
+"""
+
 SAVE_USAGE = """\
 ipvsadm-save: Script to save the IPVS table to stdout.
    With the -n option, prints out the table in numeric format.

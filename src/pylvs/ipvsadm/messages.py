@@ -10,7 +10,7 @@ from errno import EEXIST, EINVAL, ENOENT, ENOMEM, ENOPROTOOPT, EPERM, ESRCH
 
 from pylvs.errors import DatapathError, LVSError, NotSupported, TableFull
 
-OK, NOT_LISTED, MISUSE, INTERNAL, INTERRUPTED, BROKEN_PIPE, REFUSED = 0, 1, 2, 70, 130, 141, 255
+OK, NOT_LISTED, MISUSE, REFUSED = 0, 1, 2, 255
 
 TRY_HELP = "Try `ipvsadm -h' or 'ipvsadm --help' for more information."
 NO_SERVICE = "No such service"
@@ -42,17 +42,27 @@ _ALWAYS = {
 
 
 class Exit(Exception):
-    """Ends the program, whatever else was to be done."""
+    """Ends the program, whatever else was to be done.
 
-    def __init__(self, code: int, error: str = "", output: str = ""):
+    Attributes:
+        reason: what the director says about it; "" if it was not asked.
+    """
+
+    def __init__(self, code: int, error: str = "", output: str = "", reason: str = ""):
         super().__init__(error)
         self.code = code
         self.error = error
         self.output = output
+        self.reason = reason
 
 
 class Refused(Exception):
     """This command line was refused; the lines after it in a restore are not."""
+
+    def __init__(self, error: str, reason: str = ""):
+        super().__init__(error)
+        self.error = error
+        self.reason = reason
 
 
 def misuse(text: str) -> Exit:

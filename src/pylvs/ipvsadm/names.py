@@ -1,18 +1,24 @@
 """Names of hosts and services, both ways.
 
 A listing must not hang because a name server does: all the names of a listing
-together get one second (`BUDGET`), then addresses are shown as numbers. Lookups
-run in threads because nothing else can leave a C library waiting for an answer.
+together get one second (`BUDGET`), then addresses are shown as numbers. Names on
+the command line have longer (`PATIENCE`), for without an answer the command is
+refused. Lookups run in threads because nothing else can leave a C library waiting
+for an answer; a thread that waits does not keep the program from ending.
 """
 
 import _socket
 from _thread import LockType, allocate_lock, start_new_thread
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
+from typing import Any
 
 from pylvs.model import PROTOCOL_NAMES
 
 BUDGET = 1.0  # seconds
+PATIENCE = 10.0  # seconds in all that names on a command line, or in a restore, may stay without an answer
+LEAST = 0.05  # seconds that each of them has even then: /etc/hosts answers at once
+LAST = 100  # how many may have that, before no name is asked for any more
 WORKERS = 16
 CACHE_MAX = 65536  # a connection listing may show millions of clients
 
@@ -48,18 +54,45 @@ class Resolver:
             return None
 
 
+class PatientResolver(Resolver):
+    """Another resolver, for which nobody waits longer than it is worth.
+
+    Time in which questions are answered counts for nothing: a restore with thousands of names takes its time.
+    """
+
+    def __init__(self, resolver: Resolver, patience: float | None = None, budget: float | None = None):
+        self._resolver = resolver
+        self._parsing = _Asker(PATIENCE if patience is None else patience, LAST)
+        self._showing = _Asker(BUDGET if budget is None else budget, 0)
+
+    def address_of(self, host: str) -> str | None:
+        answer: str | None = self._parsing.ask(self._resolver.address_of, host)
+        return answer
+
+    def port_of(self, service: str, protocol: str) -> int | None:
+        answer: int | None = self._parsing.ask(self._resolver.port_of, service, protocol)
+        return answer
+
+    def host_at(self, address: str) -> str | None:
+        return self._resolver.host_at(address)  # `Names` asks for many at once, in threads of its own
+
+    def service_at(self, port: int, protocol: str) -> str | None:
+        answer: str | None = self._showing.ask(self._resolver.service_at, port, protocol)
+        return answer
+
+
 class Names:
     """Names for one run of ipvsadm, remembered.
 
     Args:
         numeric: show no names.
-        budget: seconds that all host names together may take.
+        budget: seconds that all host names together may take; None: `BUDGET`.
     """
 
-    def __init__(self, resolver: Resolver | None = None, numeric: bool = False, budget: float = BUDGET):
+    def __init__(self, resolver: Resolver | None = None, numeric: bool = False, budget: float | None = None):
         self._resolver = resolver or Resolver()
         self.numeric = numeric
-        self._budget = budget
+        self._budget = BUDGET if budget is None else budget
         self._hosts: dict[str, str] = {}
         self._services: dict[tuple[int, int], str] = {}
         self._deadline: float | None = None
@@ -145,6 +178,74 @@ class _Lookup:
             with self._guard:
                 # An address without a name is remembered too, so as not to ask again.
                 self._found[address] = name or address
+
+
+class _Asker:
+    """Asks in a thread of its own, one question after the other.
+
+    Args:
+        patience: seconds in all that may pass without an answer.
+        last: how many questions have `LEAST` seconds when that is used up.
+    """
+
+    def __init__(self, patience: float, last: int):
+        self._left, self._last = patience, last
+        self._worker: _Worker | None = None
+
+    def ask(self, question: Callable[..., Any], *arguments: object) -> Any:
+        """The answer; None if there is none in time."""
+        if self._left <= 0:
+            self._last -= 1
+            if self._last < 0:
+                return None
+        begun = monotonic()
+        try:
+            worker = self._worker or _Worker()
+        except RuntimeError:  # no more threads here
+            return question(*arguments)
+        self._worker = worker
+        if worker.ask(question, arguments, max(self._left, LEAST)):
+            return worker.answer
+        self._left -= monotonic() - begun
+        self._worker = None  # it waits on, alone
+        return None
+
+    def __del__(self) -> None:
+        if self._worker is not None:
+            self._worker.dismiss()
+
+
+class _Worker:
+    """A thread that answers questions."""
+
+    def __init__(self) -> None:
+        self.answer: Any = None
+        self._question: Callable[[], Any] | None = None
+        self._asked, self._answered = allocate_lock(), allocate_lock()
+        self._asked.acquire()
+        self._answered.acquire()
+        start_new_thread(self._work, ())
+
+    def ask(self, question: Callable[..., Any], arguments: Sequence[object], timeout: float) -> bool:
+        """Is there an answer in time?"""
+        self._question = lambda: question(*arguments)
+        self._asked.release()
+        return self._answered.acquire(timeout=timeout)
+
+    def dismiss(self) -> None:
+        self._question = None
+        self._asked.release()
+
+    def _work(self) -> None:
+        while True:
+            self._asked.acquire()
+            if self._question is None:
+                return
+            try:
+                self.answer = self._question()
+            except Exception:
+                self.answer = None
+            self._answered.release()
 
 
 def _service_protocol(protocol: int) -> str:

@@ -71,6 +71,13 @@ OPTIONS: dict[str, tuple[str, int]] = {
     "tun-csum": ("", FLAG),
     "tun-remcsum": ("", FLAG),
 }
+# Beyond the original, which refuses these words; only on the command line itself, not in the lines of a restore.
+EXTENSIONS = {
+    "json": ("", FLAG),
+    "atomic": ("", FLAG),
+    "dry-run": ("", FLAG),
+    "explain": ("", FLAG),
+}
 _LETTERS = {letter: name for name, (letters, _) in OPTIONS.items() for letter in letters}
 
 # The option that comes first says what to do: its name there, its name in messages.
@@ -126,6 +133,13 @@ ALLOWED = {
     "save": "numeric",
     "zero": "service-address",
 }
+# What a command takes of the extensions. Those of `--dry-run` stand for themselves: `--json` is what that prints.
+_CHANGING = "dry-run json explain"
+EXTENSIONS_ALLOWED = {name: _CHANGING for name in ALLOWED} | {
+    "list": "json explain",
+    "save": "explain",
+    "restore": "atomic dry-run json explain",
+}
 TUNNEL_ORDER = ("tun-port", "tun-nocsum", "tun-csum", "tun-remcsum")
 TUNNEL_ALLOWED = {
     "ipip": "",
@@ -147,10 +161,15 @@ class Given(NamedTuple):
 
 
 class OptionReader:
-    """Takes options off a command line; what is not an option gathers in `arguments`."""
+    """Takes options off a command line; what is not an option gathers in `arguments`.
 
-    def __init__(self, words: Sequence[str]):
+    Args:
+        extended: `EXTENSIONS` are options, too.
+    """
+
+    def __init__(self, words: Sequence[str], extended: bool = True):
         self.words = words
+        self._options = OPTIONS | EXTENSIONS if extended else OPTIONS
         self.arguments: list[str] = []
         self._next = 0
 
@@ -166,7 +185,7 @@ class OptionReader:
                 self.arguments.append(word)
             elif word.startswith("--"):
                 name, equals, value = word[2:].partition("=")
-                if name not in OPTIONS:
+                if name not in self._options:
                     raise self._bad("unknown option")
                 yield self._take(name, value if equals else None, "")[0]
             else:
@@ -177,9 +196,14 @@ class OptionReader:
                     given, letters = self._take(_LETTERS[letters[0]], None, letters[1:])
                     yield given
 
+    @property
+    def rest(self) -> Sequence[str]:
+        """What is not read yet, or is no option."""
+        return (*self.arguments, *self.words[self._next :])
+
     def _take(self, name: str, value: str | None, letters: str) -> tuple[Given, str]:
         """The option `name` with its argument, and the bundled letters that remain after it."""
-        kind = OPTIONS[name][1]
+        kind = self._options[name][1]
         if kind == FLAG:
             if value is not None or letters.startswith("="):
                 raise self._bad("option does not take an argument")
@@ -203,13 +227,28 @@ def check_options(command: str, given: set[str]) -> None:
     _check(given, CHECK_ORDER, ALLOWED[command], f"the '{command}' command")
 
 
+def check_extensions(command: str, given: set[str]) -> None:
+    """Refuses extensions that the command does not take."""
+    allowed = EXTENSIONS_ALLOWED[command].split()
+    for name in EXTENSIONS:
+        if name in given and name not in allowed:
+            raise misuse(f"Illegal '{name}' option with the '{command}' command")
+    if "json" in given and command != "list" and "dry-run" not in given:
+        raise misuse(f"You need to supply the 'dry-run' option for 'json' with the '{command}' command")
+
+
 def check_tunnel_options(tunnel: str, given: set[str]) -> None:
     """The same for the options of a tunnel type."""
     _check(given, TUNNEL_ORDER, TUNNEL_ALLOWED[tunnel], f"the '{tunnel}' tunnel type")
 
 
+_RULES: dict[str, dict[str, str]] = {}
+
+
 def _check(given: set[str], order: Sequence[str], allowed: str, what: str) -> None:
-    rules = {rule.lstrip("+1"): rule[0] for rule in allowed.split()}
+    rules = _RULES.get(allowed)
+    if rules is None:  # a restore asks for the same ones line by line
+        rules = _RULES[allowed] = {rule.lstrip("+1"): rule[0] for rule in allowed.split()}
     only: str | None = None
     for name in order:
         rule = rules.get(name)

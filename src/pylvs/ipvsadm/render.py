@@ -32,6 +32,7 @@ from pylvs.model import (
 )
 
 NAME_WIDTH = 28  # of addresses; IPv4 ones are cut to it, IPv6 ones run over
+CONNECTION_LINE = 255  # characters of /proc/net/ip_vs_conn that the original takes for a line
 SLICE = 512  # connections whose names are looked up together
 
 # The columns after the address, by what was asked for; the first that applies wins.
@@ -223,8 +224,18 @@ def _connection_line(conn: Connection, persistence: bool, names: Names) -> str:
     server = names.endpoint(conn.daddr, conn.dport, conn.protocol)
     text = f"{protocol:<3} {minutes:02}:{seconds:02}  {conn.state:<11} {client:<18} {virtual:<18} "
     if persistence and conn.pe_name:
-        return f"{text}{server:<16} {conn.pe_name:<18} {_readable(conn.pe_data)}"
+        data = _readable(conn.pe_data)[: _room_for_data(conn, protocol)]
+        return f"{text}{server:<16} {conn.pe_name:<18} {data}"
     return text + server
+
+
+def _room_for_data(conn: Connection, protocol: str) -> int:
+    """How much of a persistence engine's data is shown: the original reads a connection's line in
+    /proc/net/ip_vs_conn into a buffer for so many characters. (It then takes the rest for a connection of its own;
+    we do not.)"""
+    addresses = sum(39 if ":" in address else 8 for address in (conn.caddr, conn.vaddr, conn.daddr))
+    before = len(f"{protocol:<3}") + addresses + 6 + 3 * 4 + 1 + 11 + 1 + 7 + 1 + len(conn.pe_name) + 1
+    return CONNECTION_LINE - before
 
 
 def _readable(data: bytes) -> str:

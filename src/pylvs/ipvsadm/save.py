@@ -2,6 +2,7 @@
 
 from _socket import AF_INET6
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.numbers import signed32
@@ -22,6 +23,7 @@ from pylvs.model import (
 )
 
 PROGRAM = "ipvsadm"
+SHOWN = 200  # letters of a line that a message shows
 _SEPARATORS = " \t\r\n"  # and nothing else: no quotes, no comments
 
 
@@ -34,22 +36,25 @@ def rules(entries: Iterable[Service], names: Names) -> Iterator[str]:
     learn(table, names)
     for entry in sorted_services(table):
         svc = entry.service
-        name = _service_options(svc, names)
-        yield f"-A {name}{_service_parameters(svc)}"
+        name = service_options(svc, names)
+        yield f"-A {name}{service_parameters(svc)}"
         for dest in sorted_destinations(entry.destinations):
             rs = dest.server
             server = names.endpoint(rs.address, rs.port, 0 if svc.fwmark else svc.protocol)
-            yield f"-a {name} -r {server} {_server_parameters(rs)}"
+            yield f"-a {name} -r {server} {server_parameters(rs)}"
 
 
-def _service_options(svc: VirtualService, names: Names) -> str:
+def service_options(svc: VirtualService, names: Names, signed: bool = True) -> str:
+    """The options that name a service. `signed`: a mark as the original writes it, who cannot read back a great one."""
     if svc.fwmark:
-        return f"-f {signed32(svc.fwmark)}" + (" -6" if svc.family == AF_INET6 else "")
+        mark = signed32(svc.fwmark) if signed else svc.fwmark
+        return f"-f {mark}" + (" -6" if svc.family == AF_INET6 else "")
     option = {UDP: "-u", SCTP: "--sctp-service"}.get(svc.protocol, "-t")
     return f"{option} {names.endpoint(svc.address, svc.port, svc.protocol)}"
 
 
-def _service_parameters(svc: VirtualService) -> str:
+def service_parameters(svc: VirtualService) -> str:
+    """The options of -A and -E that say what a service is like."""
     text = f" -s {svc.scheduler}"
     if svc.persistent:
         text += f" -p {svc.persistent}"
@@ -65,7 +70,8 @@ def _service_parameters(svc: VirtualService) -> str:
     return text
 
 
-def _server_parameters(rs: RealServer) -> str:
+def server_parameters(rs: RealServer) -> str:
+    """The options of -a and -e that say what a real server is like, without thresholds."""
     text = f"{ {MASQ: '-m', TUNNEL: '-i'}.get(rs.method, '-g') } -w {rs.weight}"
     if rs.method != TUNNEL:
         return text
@@ -75,6 +81,33 @@ def _server_parameters(rs: RealServer) -> str:
     if rs.tun_type == TUN_GRE:
         return f"{text} --tun-type gre {checksum}"
     return f"{text} --tun-type ipip"
+
+
+class Line(NamedTuple):
+    """A line of a restore.
+
+    Attributes:
+        number: which one, from 1 on; those without words count.
+        shown: how messages show it.
+    """
+
+    number: int
+    words: list[str]
+    text: str
+
+    @property
+    def shown(self) -> str:
+        text = self.text.strip(_SEPARATORS)
+        text = "".join(letter if letter.isprintable() else "?" for letter in text[:SHOWN])
+        return text + ("..." if len(self.text.strip(_SEPARATORS)) > SHOWN else "")
+
+
+def lines(stream: Iterable[str]) -> Iterator[Line]:
+    """The lines of a restore that have words."""
+    for number, text in enumerate(stream, 1):
+        found = words(text)
+        if found:
+            yield Line(number, found, text)
 
 
 def words(line: str) -> list[str]:

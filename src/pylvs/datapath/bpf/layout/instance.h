@@ -99,8 +99,8 @@ struct config {
 	__u32 unprivileged;	/* net.ipv4.ip_unprivileged_port_start */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
-	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them): the next
-				 * command tidies up after a killed one */
+	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them; one less:
+				 * what the journal says): the next command tidies up after a killed one */
 	__u32 pool_next;	/* where the next pool is looked for */
 	__u64 pool_version;	/* of the pool that was written last */
 	__u64 marks_moved;	/* when the other row of mark rules came into force: its former place rests for a while */
