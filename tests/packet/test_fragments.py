@@ -225,10 +225,10 @@ def test_a_number_is_used_again(lvs: Harness, family: Family) -> None:
     talk = serving(lvs, family)
     parts, others = (cut(talk.from_port(port).question(payload=PAYLOAD), 1000) for port in (1, 2))
     assert lvs.from_client(parts[0]).forwarded
-    lvs.shift(PATIENCE[family.version] - 1)
+    lvs.shift(PATIENCE[family.version] - 5)
     assert lvs.from_client(parts[1]).forwarded
     assert lvs.from_client(others[0]).reason == "dropped_fragment"
-    lvs.shift(2)
+    lvs.shift(6)
     assert lvs.from_client(parts[2]).reason == "held_fragment"
     lvs.shift(2)
     lvs.sweep()

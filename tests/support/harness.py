@@ -339,7 +339,7 @@ class Harness:
             self.reload()
             self._maps = _Maps(f"{self.instance.path}/maps")
             return
-        self.sweep()  # so that the timer has nothing in hand
+        self.advance(2)  # so that the timer has nothing in hand, and gives up no fragment while counters are cleared
         self._maps.put_back()
         self.director.close()
         self._open()
