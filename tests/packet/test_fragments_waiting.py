@@ -1,9 +1,14 @@
 """Fragments that come before their first one wait for it: so many, so long. And any fragments in any order."""
 
+import struct
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pylvs.datapath import syscall
+from pylvs.datapath.layout import REASONS
+from pylvs.datapath.maps import possible_cpus
 from support.fragments import PAYLOAD, Piece, balanced, cut, join, known, serving, traffic
 from support.harness import CLIENT, SERVER, Harness, frame
 from support.packets import UDP, dissect, ip, udp, wrong_sums
@@ -42,6 +47,15 @@ def test_the_first_one_is_not_ours(lvs: Harness, family: Family) -> None:
         assert wires.send(CLIENT, parts[1:]) == {"held_fragment": 3}
         assert wires.send(CLIENT, parts[:1]) == {"held_fragment": -3, "up_no_service": 1, "up_fragment": 3}
     assert balanced(lvs) == 0
+
+
+def test_what_one_cpu_counts_another_takes_back(lvs: Harness) -> None:
+    """One has taken up what waits, another lets it go on: only their sum says how many wait."""
+    number, reasons = REASONS.index("held_fragment"), lvs.instance.reasons
+    cpus = possible_cpus()
+    rows = struct.pack(f"={cpus}Q", *(3, 2**64 - 2, *[0] * cpus)[:cpus])
+    syscall.map_update(reasons.fd, struct.pack("=I", number), rows)
+    assert reasons.sums(number) == ((1,) if cpus > 1 else (3,))
 
 
 def test_replies_out_of_order(lvs: Harness, family: Family) -> None:
