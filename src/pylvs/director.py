@@ -321,9 +321,7 @@ class Director(Marking, Transactions, Tuning):
 
 
 def _check_server(key: VirtualService, server: RealServer) -> None:
-    if server.method == TUNNEL:
-        raise NotSupported("tunnelling is not supported yet; use -m (masquerading) or -g (direct routing)")
-    if server.family != key.family:
+    if server.family != key.family and server.method != TUNNEL:
         raise InvalidValue(f"{server} and {key} are of different address families; only a tunnel can join them")
 
 

@@ -149,7 +149,7 @@ ALL = (
     ),
     _switch(
         "pmtu_disc", 1, "answer packets that are too big with ICMP fragmentation needed",
-        "packets that are too big and may not be fragmented are always answered", "",
+        "of tunnels alone, as in the kernel; 0: what does not fit a tunnel's way leaves in fragments", "",
     ),
     _switch(
         "run_estimation", 1, "0: counters and rates that listings show stand still",

@@ -19,6 +19,7 @@ from support.harness import Harness
 DEFAULTS = Timeouts(900, 120, 300)
 SUPPORTED = {
     "connections", "fwmark", "ops", "pe", "persistence", "sched-flags", "sctp", "threshold",
+    "tunnel",
     *(f"scheduler {name}" for name in NAMES),
 }  # fmt: skip
 LATER = {

@@ -79,8 +79,8 @@ def test_listings(lvs: Harness, case: Case) -> None:
 
 def test_what_is_played() -> None:
     assert [case["id"] for case in PLAYED] == [
-        "list-tcp-nat", "list-tcp-secure", "list-tcp-dr", "list-udp-nat", "templ-tcp-plain",
-        "templ-tcp-mask24", "templ-tcp-default", "templ-port0", "templ-udp", "templ-udp-ops",
+        "list-tcp-nat", "list-tcp-secure", "list-tcp-dr", "list-tcp-tun", "list-udp-nat", "templ-tcp-plain",
+        "templ-tcp-mask24", "templ-tcp-default", "templ-tcp-tun", "templ-port0", "templ-udp", "templ-udp-ops",
         "templ-fwmark-mask", "list-fwmark", "list-fwmark-port", "templ-tcp6-64", "templ-fwmark6-112",
         "templ-sip", "templ-quiesce-1", "templ-quiesce-2", "deleted-dest", "deleted-dest-expire",
         "deleted-service", "stats-count", "nodest", "weight0",

@@ -58,4 +58,4 @@ def test_states_and_timeouts(lvs: Harness, case: Case) -> None:
 
 def test_what_is_played() -> None:
     """A recording that silently drops out would be a test that cannot fail."""
-    assert len(playable("states")) == 24
+    assert len(playable("states")) == 25

@@ -150,13 +150,6 @@ def test_too_big(narrow: Harness, family: Family, protocol: int) -> None:
         _refused(result, family, TOO_BIG, quoted, 1400)
 
 
-def test_too_big_but_may_be_fragmented(narrow: Harness) -> None:
-    """Kernel IPVS would send fragments; this version names the packet and drops it."""
-    talk = Talk(narrow, IPV4).serve()
-    talk.asks("S")
-    assert narrow.from_client(_of_length(talk, 1401)).reason == "dropped_needs_fragments"
-
-
 def test_merged_packet_is_judged_by_its_segments(narrow: Harness, family: Family) -> None:
     talk = Talk(narrow, family).serve()
     talk.asks("S")
@@ -175,9 +168,6 @@ def test_reply_too_big(lvs: Harness, family: Family) -> None:
     try:
         answer = talk.answer("A", bytes(1401 - family.head - 20), df=True)
         assert lvs.from_server(answer).reason == "up_reply_too_big"
-        if family is IPV4:
-            answer = talk.answer("A", bytes(1401 - family.head - 20))
-            assert lvs.from_server(answer).reason == "dropped_needs_fragments"
     finally:
         ip("link set d0 mtu 1500")
 

@@ -8,7 +8,7 @@ import pytest
 
 from pylvs.ipvsadm.commands import Shell
 from support.fragments import PAYLOAD, Piece, cut, join, known, piece, serving, traffic
-from support.harness import Harness
+from support.harness import CLIENT, Harness
 from support.harness import ip as ip_batch
 from support.packets import (
     DESTINATION,
@@ -27,6 +27,7 @@ from support.packets import (
     wrong_sums,
 )
 from support.talk import IPV4, IPV6, Family, Talk, at
+from support.wires import Wires
 
 SHORT = PAYLOAD[:1300]
 METHODS = pytest.mark.parametrize("method", ["-m", "-g"], ids=["nat", "dr"])
@@ -143,6 +144,36 @@ def test_only_a_later_one_is_too_big(lvs: Harness, family: Family) -> None:
         assert result.packet.icmp == (2, 0, 1400) and result.packet.quoted[8:] == second[8 : 1280 - 48]
     else:
         assert not result.answers
+
+
+def test_fragments_are_cut_again(lvs: Harness) -> None:
+    """Where the way on is narrower: what was at the datagram's end still is, and what was not is not."""
+    talk = serving(lvs, IPV4)
+    whole = talk.question(payload=PAYLOAD)
+    ip_batch("link set d1 mtu 1400")
+    try:
+        with Wires(lvs) as wires:
+            assert wires.send(CLIENT, cut(whole, 1448)) == {"forwarded_nat_request": 3}
+            came = [one.packet for one in wires.came(5)]
+    finally:
+        ip_batch("link set d1 mtu 1500")
+    assert len(came) == 5 and max(map(len, came)) <= 1400
+    joined = join(came)
+    assert joined is not None and not wrong_sums(joined)
+    assert dissect(joined).destination == (talk.rs, 8080) and dissect(joined).payload == PAYLOAD
+
+
+def test_tunnels(lvs: Harness, family: Family) -> None:
+    """Each fragment goes in a packet of its own."""
+    talk = Talk(lvs, family, UDP, rport=80).serve(method="-i")
+    whole = talk.question(payload=PAYLOAD)
+    came = [lvs.from_client(part) for part in cut(whole, 1000)]
+    assert [result.reason for result in came] == ["forwarded_tunnel"] * 4
+    assert {result.packet.dst for result in came} == {talk.rs}
+    joined = join(result.packet.segment for result in came)
+    assert joined is not None and not wrong_sums(joined)
+    assert (dissect(joined).destination, dissect(joined).ttl) == ((family.vip, 80), 63)
+    assert lvs.director.totals()[1:4:2] == (1, len(whole))
 
 
 def test_one_packet_scheduling(lvs: Harness, family: Family) -> None:

@@ -27,7 +27,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ HOSTS = {"10.99.0.1": "vip1.example.test", "10.1.0.1": "client1.example.test", "
 _CLOCK = 6  # CLOCK_MONOTONIC_COARSE, the director's
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
+_ALL_PROTOCOLS = 3
 _CONTEXT = 192  # sizeof(struct __sk_buff)
 _RECEIVED, _ANSWERS = REASONS.index("received"), ("answered_icmp", "answered_icmp_limited")
 
@@ -467,6 +468,31 @@ class Harness:
         finally:
             self.enter()
         return cable
+
+    @contextmanager
+    def beyond(self, interface: str = SERVER) -> Iterator[Callable[[int], list[bytes]]]:
+        """What reaches the other end of a cable meanwhile: a function that waits for so many frames and gives them.
+
+        Of a packet that leaves in pieces, all but the last one do so at once.
+        """
+        _setns(self._peers)
+        try:
+            cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
+            cable.bind((_PEER[interface], _ALL_PROTOCOLS))
+        finally:
+            self.enter()
+        cable.settimeout(5)
+
+        def arrived(count: int) -> list[bytes]:
+            found: list[bytes] = []
+            while len(found) < count:
+                frame, (_, _, kind, *_) = cable.recvfrom(1 << 16)
+                if kind == 0:  # to that host, not from it
+                    found.append(frame)
+            return found
+
+        with cable:
+            yield arrived
 
     def reasons(self) -> dict[str, int]:
         """How many packets were counted under each reason."""

@@ -5,7 +5,6 @@ that gets built is struck out here, and its cases are played from then on.
 """
 
 import json
-import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 UNPLAYED = {
-    "tunnel": "tunnels are not built yet",
     "nat_icmp_send": "nat_icmp_send is not built yet",
     "cache_bypass": "connections that bypass the real servers are not built yet",
 }
@@ -31,23 +29,9 @@ def cases(folder: str) -> list[Case]:
     return found
 
 
-def rules(case: Case) -> str:
-    """All that a case configures, as text."""
-    lines = [case.get("restore", ""), "-A " + case["service"] if "service" in case else ""]
-    lines += [str(more) for _, _, *rest in case.get("dests", ()) for more in rest]
-    lines += [" ".join(map(str, op[1:])) for op in case.get("ops", ()) if op[0] in ("cmd", "edit")]
-    return "\n".join(lines)
-
-
 def needs(case: Case) -> set[str]:
     """What of UNPLAYED a case needs."""
-    text = rules(case)
-    patterns = {
-        "tunnel": r"(?:^|\s)-i\b",
-    }
-    found = {feature for feature, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
-    found |= {name for name, value in case.get("sysctl", {}).items() if name in UNPLAYED and value}
-    return found
+    return {name for name, value in case.get("sysctl", {}).items() if name in UNPLAYED and value}
 
 
 def mark_of(case: Case, destination: str) -> int:

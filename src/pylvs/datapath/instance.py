@@ -28,9 +28,10 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "speakers", "own_addresses", "call_ids")
+HASHES = ("service_index", "speakers", "own_addresses", "call_ids", "ftp_talks")
 COUNTERS = ("counters", "reasons")
 FRAME = bytes(64)
+_MAPPED = bytes(10) + b"\xff\xff" + bytes(4)  # ::ffff:0:0, which stands for IPv4
 _CLOCK_MONOTONIC_COARSE = 6  # the clock of bpf_ktime_get_coarse_ns; the time module has no name for it
 
 
@@ -45,7 +46,7 @@ class Instance:
     Attributes:
         slots, tags, groups: the connection table that is in force now.
         config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates, parties: the shared arrays.
-        service_index, own_addresses, call_ids: hashes.
+        service_index, own_addresses, call_ids, ftp_talks: hashes.
         counters, reasons: per-CPU counters.
     """
 
@@ -63,6 +64,7 @@ class Instance:
     speakers: Hash
     own_addresses: Hash
     call_ids: Hash
+    ftp_talks: Hash
     counters: PerCpuArray
     reasons: PerCpuArray
 
@@ -279,8 +281,10 @@ class Instance:
         learn_addresses(self.own_addresses)
 
     def learn_ports(self) -> None:
-        """Tell the packet path which ports need no privilege: where FTP's data may come (facts 1.3)."""
+        """Tell the packet path which ports need no privilege, where FTP's data may come (facts 1.3); and from which the
+        director's own connections come, and so GUE's (facts 6.7)."""
         self.config.put(0, "unprivileged", unprivileged())
+        self.config.put(0, "local_ports", local_ports())
 
     # ---- programs ---------------------------------------------------------------------------------------------------
 
@@ -356,15 +360,23 @@ def unprivileged() -> int:
         return int(file.read())
 
 
+def local_ports() -> int:
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first, last = map(int, file.read().split())
+    return first | last << 16
+
+
 def learn_addresses(own: Hash) -> None:
     wanted: dict[bytes, bytes] = {}
+    pack = layout.OWN_ADDRESS.pack
     for address in netlink.addresses():
-        if len(address.address) != 16:
-            continue
-        pack = layout.OWN_ADDRESS.pack
-        wanted[pack(ifindex=address.ifindex, address=address.address)] = address.address
+        ipv6 = len(address.address) == 16
+        if ipv6:
+            wanted[pack(ifindex=address.ifindex, address=address.address)] = address.address
         if address.globally:
-            wanted.setdefault(pack(ifindex=address.ifindex), address.address)
+            value = address.address.ljust(16, b"\0")
+            for ifindex in (address.ifindex, 0):
+                wanted.setdefault(pack(ifindex=ifindex, address=bytes(16) if ipv6 else _MAPPED), value)
     known = own.keys()
     for key in known:
         if key not in wanted:

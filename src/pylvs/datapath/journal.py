@@ -26,7 +26,7 @@ from pylvs.datapath.records import endpoint_of, serves, service_key
 from pylvs.datapath.services import _NUMBER, ServiceTable, _member, _record
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import DatapathError, TableFull
-from pylvs.model import RealServer, VirtualService
+from pylvs.model import TUNNEL, RealServer, VirtualService
 
 _JOURNAL = 0xFFFFFFFE  # config.changing: what the journal says is being done
 _PAGE = 4096
@@ -320,6 +320,8 @@ class JournaledTable(ServiceTable):
                     self._come_back(dest, number, made)
             for member, local in zip(members, step["local"], strict=True):
                 limits.make_available(instance, member.dest, local)
+                if member.flags & _layout.CONN_METHOD == TUNNEL:
+                    instance.dests.put(member.dest, "tunnel", member.tunnel)  # before packets go there
             memory.pools.swap(number, step["pool"])
             if step["fresh"]:
                 for member in members:

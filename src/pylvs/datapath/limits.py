@@ -1,6 +1,6 @@
-"""What connections ask of a real server beside its pool: whether it is there, its weight, its thresholds.
+"""What connections ask of a real server beside its pool: whether it is there, its weight, its thresholds, its tunnel.
 
-The truth about the latter two is in the pool. These are copies, which follow it.
+The truth about all but the first is in the pool. These are copies, which follow it.
 """
 
 from pylvs.datapath import _layout
@@ -20,6 +20,8 @@ def put(instance: Instance, member: Member, again: bool = False) -> None:
     between the two a real server stays overloaded, or not. `again`: the thresholds may be there, but not the decision.
     """
     loads, dest = instance.dest_loads, member.dest
+    if instance.dests.get(dest, "tunnel") != member.tunnel:
+        instance.dests.put(dest, "tunnel", member.tunnel)
     loads.put(dest, "weight", member.weight)
     loads.put(dest, "flags", member.flags)
     upper, lower = member.upper, member.lower

@@ -6,7 +6,8 @@ A full library costs 185 ms to import, twelve times what a whole `ipvsadm` comma
 import errno
 import os
 import struct
-from _socket import AF_INET, AF_INET6, SOCK_RAW, inet_pton, socket
+import sys
+from _socket import AF_INET, AF_INET6, SOCK_RAW, inet_ntop, inet_pton, socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ _ERROR, _DONE = 2, 3
 _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
-_RTA_DST, _IFA_ADDRESS, _IFA_LOCAL, _IFLA_NAME = 1, 1, 2, 3
+_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _IFA_ADDRESS, _IFA_LOCAL, _IFLA_NAME = 1, 4, 7, 1, 2, 3
 _IFLA_MASTER, _IFLA_LINKINFO, _INFO_KIND = 10, 18, 1
 
 # kinds of address, as routes have them
@@ -164,11 +165,26 @@ def kind_of(family: int, address: str) -> int:
             return BROADCAST
     elif raw[0] == 0xFF:
         return MULTICAST
+    route = _route(family, raw)
+    return int(route[7]) if route else UNICAST
+
+
+def source_for(family: int, address: str) -> tuple[int, str]:
+    """By which interface packets of our own would leave for an address, and from which address; (0, "") if nowhere."""
+    route = _route(family, inet_pton(family, address))
+    known = attributes(route[12:]) if route else {}
+    if _RTA_OIF not in known or _RTA_PREFSRC not in known:
+        return 0, ""
+    return int.from_bytes(known[_RTA_OIF], sys.byteorder), inet_ntop(family, known[_RTA_PREFSRC])
+
+
+def _route(family: int, raw: bytes) -> bytes | None:
+    """What the kernel answers to a question for the route to an address; None: there is none."""
     body = struct.pack("=BBBBBBBBI", family, len(raw) * 8, 0, 0, 0, 0, 0, 0, 0)
     body += struct.pack("=HH", 4 + len(raw), _RTA_DST) + raw
     try:
         for _, data in _ask(_GETROUTE, 0, body):
-            return int(data[7])
+            return data
     except OSError as error:
         if error.errno not in (
             errno.ENETUNREACH,
@@ -180,4 +196,4 @@ def kind_of(family: int, address: str) -> int:
             errno.EOPNOTSUPP,
         ):
             raise
-    return UNICAST
+    return None

@@ -38,9 +38,15 @@ class Member(NamedTuple):
     last_weight: int = 0
     upper: int = 0
     lower: int = 0
+    tunnel: int = 0
 
     def pack(self) -> bytes:
         return POOL_SERVER.pack(**self._asdict())
+
+
+def configured(record: bytes, member: Member) -> RealServer:
+    """The real server of a struct dest as its pool has it."""
+    return real_server(record, member.weight, member.flags, member.upper, member.lower, member.tunnel)
 
 
 class Pool(NamedTuple):
@@ -72,7 +78,7 @@ class Pool(NamedTuple):
         return len(self.servers) // SLOT
 
     def members(self) -> list[Member]:
-        return [Member(*record[:6]) for record in POOL_SERVER.iterate(self.servers)]
+        return [Member(*record[:7]) for record in POOL_SERVER.iterate(self.servers)]
 
 
 class Row:
@@ -113,8 +119,8 @@ class Row:
         return DEST.get(record, 0, "address"), int.from_bytes(DEST.get(record, 0, "port").to_bytes(2, "little"), "big")
 
     def real_server(self, place: int) -> RealServer:
-        member = Member(*POOL_SERVER.unpack(self._words, place)[:6])
-        return real_server(self._record(place), member.weight, member.flags, member.upper, member.lower)
+        member = Member(*POOL_SERVER.unpack(self._words, place)[:7])
+        return configured(self._record(place), member)
 
 
 class Pools:
@@ -166,7 +172,7 @@ class Pools:
 
     def member(self, pool: int, place: int) -> Member:
         """One of a pool's real servers."""
-        return Member(*POOL_SERVER.unpack(self._slots.memory, pool + _FIRST + place)[:6])
+        return Member(*POOL_SERVER.unpack(self._slots.memory, pool + _FIRST + place)[:7])
 
     # ---- changing ---------------------------------------------------------------------------------------------------
 

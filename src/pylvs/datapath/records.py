@@ -76,11 +76,20 @@ def virtual_service(key: bytes, scheduler: str, options: bytes) -> VirtualServic
     )
 
 
-def real_server(record: bytes, weight: int, flags: int, upper: int, lower: int) -> RealServer:
+def real_server(record: bytes, weight: int, flags: int, upper: int, lower: int, tunnel: int) -> RealServer:
     """The real server of a struct dest, and what its pool says of it."""
     address = unpack_address(DEST.get(record, 0, "address"), DEST.get(record, 0, "family"))
     port = ntohs(DEST.get(record, 0, "port"))
-    return RealServer(address, port, flags & _layout.CONN_METHOD, weight, upper, lower)
+    kind, sums = tunnel & _layout.TUNNEL_TYPE, tunnel >> _layout.TUNNEL_FLAGS_SHIFT & 0xFF
+    method = flags & _layout.CONN_METHOD
+    return RealServer(address, port, method, weight, upper, lower, kind, tunnel >> _layout.TUNNEL_PORT_SHIFT, sums)
+
+
+def pack_tunnel(server: RealServer) -> int:
+    """How a tunnel to a real server is made, in one word."""
+    return (
+        server.tun_type | server.tun_flags << _layout.TUNNEL_FLAGS_SHIFT | server.tun_port << _layout.TUNNEL_PORT_SHIFT
+    )
 
 
 def identity(record: bytes) -> bytes:

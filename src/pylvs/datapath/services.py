@@ -14,7 +14,7 @@ from _socket import htons
 from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, limits, numbers, parties, pools, speakers
+from pylvs.datapath import _layout, limits, numbers, parties, pools, speakers, tunnels
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
 from pylvs.datapath.pools import Member, Pool, Pools, Row
@@ -24,7 +24,7 @@ from pylvs.datapath.records import (
     endpoint_of,
     pack_address,
     pack_options,
-    real_server,
+    pack_tunnel,
     serves,
     service_key,
     unpack_address,
@@ -139,8 +139,7 @@ class ServiceTable:
 
     def real_server(self, member: Member) -> RealServer:
         """A real server as it is configured."""
-        record = self._instance.dests.read(member.dest)
-        return real_server(record, member.weight, member.flags, member.upper, member.lower)
+        return pools.configured(self._instance.dests.read(member.dest), member)
 
     def counters(self, number: int) -> list[int]:
         """The counters of a service and its real servers."""
@@ -263,6 +262,7 @@ class ServiceTable:
             self._come_back(dest, number, made)
         memory.trash.forget(record)
         limits.make_available(self._instance, dest, local)
+        tunnels.prepare(instance, dest, server, local)
         memory.pools.swap(number, pool)
         limits.put(self._instance, member)
         index[endpoint(record)] = dest
@@ -306,6 +306,7 @@ class ServiceTable:
             servers = old.servers[: place * size] + member.pack() + old.servers[(place + 1) * size :]
             pool = self._changed(number, old, servers, lambda place: place)
             self._begin(number)
+            tunnels.prepare(self._instance, dest, server, local)
             memory.pools.swap(number, pool)
         limits.make_available(self._instance, dest, local)
         limits.put(self._instance, member)
@@ -421,8 +422,10 @@ def _record(server: RealServer, local: bool, number: int, key: bytes, made: int)
     return DEST.pack(
         address=pack_address(server.address), port=htons(server.port), family=server.family,
         flags=_layout.DEST_USED | (_layout.DEST_LOCAL if local else 0), service=number, key=key, service_made=made,
+        **tunnels.described(server, local),
     )  # fmt: skip
 
 
 def _member(dest: int, server: RealServer, last_weight: int) -> Member:
-    return Member(dest, server.weight, conn_flags(server.method), last_weight, server.upper, server.lower)
+    flags, tunnel = conn_flags(server.method), pack_tunnel(server)
+    return Member(dest, server.weight, flags, last_weight, server.upper, server.lower, tunnel)

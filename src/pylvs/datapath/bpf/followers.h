@@ -49,8 +49,13 @@ __noinline int follow_first(struct __sk_buff *skb, struct packet *p, struct outc
 	reason = f->datagram.reason;
 	if (reason < UP_NOT_IP || reason == UP_REPLY_UNCHANGED) {
 		p->kind = KIND_PIECE;
-		reason = f->datagram.reply ? forward_reply(skb, p, &f->datagram.way, out, now) :
-					     forward_request(skb, p, &f->datagram.way, out, now);
+		p->tuple.sport = f->datagram.sport;
+		p->tuple.dport = f->datagram.dport;
+		if (f->datagram.method == METHOD_TUNNEL && !f->datagram.reply)
+			reason = tunnel_request(skb, p, f->datagram.dest - 1, out, now);
+		else
+			reason = f->datagram.reply ? forward_reply(skb, p, &f->datagram.way, out, now) :
+						     forward_request(skb, p, &f->datagram.way, out, now);
 		if (out->error != 1 + ERROR_TOO_BIG || p->tuple.family == AF_INET)
 			out->error = 0;		/* the first one was answered, if any is */
 	} else if (reason < HELD_FRAGMENT) {
@@ -218,12 +223,7 @@ int fragment(struct __sk_buff *skb)
 	struct packet p = {};
 	int reason = fragment_way(skb, &p, &out);
 
-	if (out.error) {
-		if (!p.uncounted)
-			uncount_hop(skb, &p);
-		out.verdict = icmp_answer(skb, &p, out.error - 1, out.mtu);
-	}
-	if (reason != RECEIVED)		/* what comes again is counted then */
-		note(reason);
-	return out.verdict;
+	if (reason == RECEIVED)		/* what comes again is counted then */
+		return out.verdict;
+	return done(skb, &p, &out, reason);
 }

@@ -13,13 +13,19 @@ struct way {
 };
 
 /* What icmp.h can answer. */
-enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG };
+enum error {
+	ERROR_PORT,
+	ERROR_HOST,
+	ERROR_TTL,
+	ERROR_TOO_BIG,
+	ERROR_RELAYED,		/* somebody else's: its type and code are the upper bytes of outcome.mtu */
+};
 
 /* What is to become of a packet beside its reason. */
 struct outcome {
 	int verdict;
 	__u32 error;		/* 1 + enum error: the ICMP message to answer with; the verdict is that answer's then */
-	__u32 mtu;
+	__u32 mtu;		/* what is told there; without an error: the packet is to go in pieces that fit this (cut.h) */
 };
 
 /* Sources that the stack would never accept; only asked for new connections. */
@@ -32,6 +38,18 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 					       bpf_ntohl(p->tuple.src.word[3]) <= 1 &&
 					       skb->ingress_ifindex != LO_IFINDEX);
 	return (src >> 24) == 0 || (src >> 28) >= 0xe || ((src >> 24) == 127 && skb->ingress_ifindex != LO_IFINDEX);
+}
+
+/* A packet of this length (or its segments) does not fit out->mtu: shorten its segments, after which all is well and
+ * out->mtu is 0, or it is to be cut. 0: neither can be. */
+static __always_inline int cut_prepare(struct __sk_buff *skb, const struct packet *p, struct outcome *out, __u32 length)
+{
+	__u32 mtu = out->mtu;
+
+	if (!skb->gso_size)
+		return 1;
+	out->mtu = 0;
+	return cut_segments(skb, p, length - mtu);
 }
 
 /* A request to its real server. */
@@ -64,14 +82,17 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 			return DROPPED_TTL_EXCEEDED;
 		}
 		if (routed == ROUTED_TOO_BIG) {
-			if (!p->dont_fragment)
-				return DROPPED_NEEDS_FRAGMENTS;
-			/* what is quoted has been counted as a hop already */
-			if (decrement_ttl(skb, p->tuple.family)) {
-				out->error = 1 + ERROR_TOO_BIG;
-				out->mtu = fib.mtu_result;
+			out->mtu = fib.mtu_result;
+			if (p->dont_fragment) {
+				/* what is quoted has been counted as a hop already */
+				if (decrement_ttl(skb, p->tuple.family))
+					out->error = 1 + ERROR_TOO_BIG;
+				return DROPPED_TOO_BIG;
 			}
-			return DROPPED_TOO_BIG;
+			if (!cut_prepare(skb, p, out, length))
+				return DROPPED_NEEDS_FRAGMENTS;
+			routed = route_ask(skb, &fib, p->tuple.family, &any, &way->address, 0);
+			neighbour = routed != ROUTED;
 		}
 	}
 	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
@@ -80,6 +101,8 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 		out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	else
 		out->verdict = transmit(skb, &fib, neighbour);
+	if (out->mtu)
+		cut_later(&fib, neighbour, 0);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
 }
 
@@ -113,7 +136,11 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 			return UP_REPLY_TOO_BIG;
 		if (routed == ROUTED_TOO_BIG) {
 			out->verdict = TC_ACT_SHOT;
-			return DROPPED_NEEDS_FRAGMENTS;
+			out->mtu = fib.mtu_result;
+			if (!cut_prepare(skb, p, out, length))
+				return DROPPED_NEEDS_FRAGMENTS;
+			routed = route_ask(skb, &fib, p->tuple.family, &way->address, &caddr, 0);
+			neighbour = routed != ROUTED;
 		}
 	}
 	out->verdict = TC_ACT_SHOT;
@@ -123,5 +150,19 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 		out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	else
 		out->verdict = transmit(skb, &fib, neighbour);
+	if (out->mtu)
+		cut_later(&fib, neighbour, 0);
 	return FORWARDED_NAT_REPLY;
+}
+
+/* What was forwarded but has to go in pieces does so now. Returns what became of it. */
+static __always_inline int in_pieces(struct __sk_buff *skb, const struct packet *p, struct outcome *out, int reason)
+{
+	if (reason > FORWARDED_RELATED)
+		return reason;
+	out->verdict = cut_up(skb, p, out->mtu);
+	if (out->verdict >= 0)
+		return reason;
+	out->verdict = TC_ACT_SHOT;
+	return DROPPED_NEEDS_FRAGMENTS;
 }

@@ -192,6 +192,11 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 		       error == ERROR_TOO_BIG ? ICMP4_TOO_BIG : 0;
 		from = p->tuple.dst;
 	}
+	if (error == ERROR_RELAYED) {
+		type = mtu >> 24;
+		code = mtu >> 16;
+		mtu = 0;
+	}
 	limit = ipv6 ? ICMPV6_QUOTE : ICMP_QUOTE;
 	quote = p->length > limit ? limit : p->length;
 	if (!quote_sum(skb, p, quote, &sum))

@@ -22,9 +22,18 @@ struct quote {
 	__u32 ip;		/* offset of the quoted IP header */
 	__u32 l4;		/* of the quoted transport header */
 	__u32 dest;		/* number of the connection's real server */
+	__u32 tunnel;		/* a tunnel leads there */
 };
 
 MAP(quotes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct quote, 1, 0);
+
+/* Is an ICMP message of this type an error that connections care for? */
+static __always_inline int is_error(__u8 family, __u8 type)
+{
+	if (family == AF_INET6)
+		return type < ICMP6_INFORMATIONAL;
+	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
+}
 
 /* The addresses, protocol and first bytes of what is quoted. RECEIVED: it may be a connection's. */
 __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
@@ -41,8 +50,7 @@ __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
 	end = p->length + ETH_LEN;
 	if (p->l4 + ICMP_HEAD > end || bpf_skb_load_bytes(skb, p->l4, &protocol, 1))
 		return UP_MALFORMED;
-	if (p->tuple.family == AF_INET ? protocol != ICMP4_UNREACHABLE && protocol != ICMP4_QUENCH &&
-					 protocol != ICMP4_EXCEEDED : protocol >= ICMP6_INFORMATIONAL)
+	if (!is_error(p->tuple.family, protocol))
 		return UP_PROTOCOL;
 	q->ip = p->l4 + ICMP_HEAD;
 	__builtin_memset(quoted, 0, sizeof(*quoted));
@@ -171,9 +179,12 @@ static __always_inline int related_request(struct __sk_buff *skb, struct packet 
 	if (q->way.nat && !quote_translate(skb, p, 0))
 		return DROPPED_REWRITE_FAILED;
 	q->way.nat = 0;		/* from here on it is routed like any other packet */
-	reason = forward_request(skb, p, &q->way, out, now);
+	if (q->tunnel)
+		reason = tunnel_request(skb, p, q->dest, out, now);
+	else
+		reason = forward_request(skb, p, &q->way, out, now);
 	out->error = 0;		/* about an error there is none */
-	return reason == FORWARDED_ROUTE ? FORWARDED_RELATED : reason;
+	return reason == FORWARDED_ROUTE || reason == FORWARDED_TUNNEL ? FORWARDED_RELATED : reason;
 }
 
 /* To the client: what a real server, or a router on the way to it, says about a request. */
@@ -228,6 +239,7 @@ __noinline int related_schedule(struct __sk_buff *skb, struct outcome *out, __u6
 		q->way.address = birth->daddr;
 		q->way.port = birth->dport;
 		q->way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+		q->tunnel = (birth->flags & CONN_METHOD) == METHOD_TUNNEL;
 		q->dest = birth->dest;
 	} else if (reason == DROPPED_NO_DESTINATION) {
 		out->verdict = TC_ACT_SHOT;
@@ -280,6 +292,7 @@ static __always_inline int related_directions(struct quote *q)
 	if (!d)
 		return UP_JUST_ENDED;
 	q->way.nat = conn_method(c) == METHOD_MASQ;
+	q->tunnel = conn_method(c) == METHOD_TUNNEL;
 	q->way.address = d->address;
 	q->way.port = c->dport;
 	q->dest = dest;
@@ -321,6 +334,8 @@ __noinline int related_forward(struct __sk_buff *skb, struct outcome *out, __u64
 	return related_request(skb, &q->error, q, out, now);
 }
 
+#include "tunnelled.h"
+
 static __always_inline int related_way(struct __sk_buff *skb, struct outcome *out)
 {
 	const struct config *cfg = at(&config, 0);
@@ -332,6 +347,15 @@ static __always_inline int related_way(struct __sk_buff *skb, struct outcome *ou
 		return UP_PROTOCOL;
 	now = now_ns(cfg);
 	reason = related_find(skb, now);
+	/* the two packets of a tunnel need not be of one family */
+	if (reason == UP_RELATED_UNKNOWN || reason == UP_NO_SERVICE || (reason == RECEIVED && !q->found.life)) {
+		int own = tunnel_error(skb, out, now);
+
+		if (own != UP_RELATED_UNKNOWN)
+			return own;
+		if (reason == RECEIVED)	/* its quote was written over */
+			reason = related_find(skb, now);
+	}
 	if (reason == RECEIVED && !q->found.life)
 		reason = related_schedule(skb, out, now);
 	return reason == RECEIVED ? related_forward(skb, out, now) : reason;
@@ -342,10 +366,16 @@ int related(struct __sk_buff *skb)
 {
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
 	int reason = UP_JUST_ENDED;
+	struct quote *q;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = related_way(skb, &out);
+	q = at(&quotes, 0);
+	if (q && out.error)
+		out.verdict = icmp_answer(skb, &q->packet, out.error - 1, out.mtu);
+	else if (q && out.mtu)
+		reason = in_pieces(skb, &q->error, &out, reason);
 	note(reason);
 	return out.verdict;
 }

@@ -24,7 +24,11 @@
 #include "sip.h"
 #include "xmit/route.h"
 #include "xmit/nat.h"
+#include "xmit/sum.h"
+#include "xmit/cut.h"
 #include "forward.h"
+#include "xmit/mtu.h"
+#include "xmit/tunnel.h"
 #include "admit.h"
 #include "outgoing.h"
 #include "icmp.h"
@@ -84,6 +88,8 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return UP_LOCAL_REAL_SERVER;
+	if (conn_method(c) == METHOD_TUNNEL)
+		return tunnel_request(skb, p, dest, out, now);
 	return forward_request(skb, p, &way, out, now);
 }
 
@@ -163,7 +169,12 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	count(d, birth->dest, A_REQUEST, p->length);
 	if (p->fragment)
 		first_goes(&way, birth->dest, birth->flags & CONN_METHOD, 0);
-	reason = d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : forward_request(skb, p, &way, out, now);
+	if (d->flags & DEST_LOCAL)
+		reason = UP_LOCAL_REAL_SERVER;
+	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
+		reason = tunnel_request(skb, p, birth->dest, out, now);
+	else
+		reason = forward_request(skb, p, &way, out, now);
 	once_ended(birth, load, now);
 	return reason;
 }
@@ -193,6 +204,16 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 		count(d, birth->dest, A_REPLY, p->length);
 	once_ended(birth, load, now);
 	return reason;
+}
+
+/* Does a connection for FTP's data wait for this packet, which belongs to none? */
+int ftp_awaited(const struct packet *p, __u64 now);
+
+/* To the step that is FTP's (steps.h); if there is none, the packet goes nowhere. */
+static __always_inline int leave_to_helper(struct outcome *out)
+{
+	out->verdict = TC_ACT_SHOT;
+	return DROPPED_BY_HELPER;
 }
 
 static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
@@ -227,6 +248,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
+	if (!c && rt->awaiting && !p->truncated && ftp_awaited(p, now))
+		return leave_to_helper(out);
 	if (!c && !p->truncated && may_be_plain_reply(&p->tuple))
 		found.from_server = find_plain_reply(p, &found, now);
 	if (!found.from_server) {
@@ -246,11 +269,13 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	c = conn_at(found.number);
 	if (!c)
 		return UP_JUST_ENDED;
+	if (c->status & (STATUS_FLAG(CONN_FTP) | STATUS_FLAG(CONN_NO_CPORT)))
+		return leave_to_helper(out);
 	if (found.from_server)
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
 		reason = request(skb, p, cfg, &found, c, out, now);
-	if (TWO_TABLES && reason <= FORWARDED_ROUTE)
+	if (TWO_TABLES && reason <= FORWARDED_TUNNEL)
 		follow(p, &found, now);
 	return reason;
 }
@@ -263,8 +288,23 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #define PACKET(name) struct packet name##_here, *name = &name##_here
 #endif
 
+/* A packet's last step: what is answered, and its reason. */
+static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct outcome *out, int reason)
+{
+	if (out->error) {
+		if (!p->uncounted)
+			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
+		out->verdict = icmp_answer(skb, p, out->error - 1, out->mtu);
+	} else if (out->mtu) {
+		reason = in_pieces(skb, p, out, reason);
+	}
+	note(reason);
+	return out->verdict;
+}
+
 #include "related.h"
 #include "followers.h"
+#include "ftp/ftp.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
@@ -275,6 +315,8 @@ static __always_inline int step_of(const struct packet *p, int reason)
 		return STEP_FRAGMENT;
 	if (reason == UP_PROTOCOL && !p->fragment && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
+	if (reason == DROPPED_BY_HELPER)
+		return STEP_FTP;
 	return STEPS;
 }
 
@@ -296,13 +338,7 @@ int ingress(struct __sk_buff *skb)
 	if (p->fragment == PIECE_KNOWN)
 		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
-	if (out.error) {
-		if (!p->uncounted)
-			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
-		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
-	}
-	note(reason);
-	return out.verdict;
+	return done(skb, p, &out, reason);
 }
 
 const volatile union names names;

@@ -27,6 +27,7 @@ enum reason {
 	FORWARDED_NAT_REQUEST,
 	FORWARDED_NAT_REPLY,
 	FORWARDED_ROUTE,
+	FORWARDED_TUNNEL,
 	FORWARDED_RELATED,
 	UP_NOT_IP,
 	UP_OTHER_HOST,
@@ -59,11 +60,14 @@ enum reason {
 	DROPPED_TTL_EXCEEDED,
 	DROPPED_TOO_BIG,
 	DROPPED_NEEDS_FRAGMENTS,
+	DROPPED_TUNNEL_TOO_NARROW,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
 	DROPPED_FRAGMENT,
 	DROPPED_FIRST_LOST,
 	DROPPED_HOLD_FULL,
+	DROPPED_BY_HELPER,
+	DROPPED_TUNNEL_ERROR,
 	ANSWERED_ICMP,
 	ANSWERED_ICMP_LIMITED,
 	REASONS,
@@ -73,6 +77,7 @@ enum reason {
 enum step {
 	STEP_RELATED,
 	STEP_FRAGMENT,
+	STEP_FTP,
 	STEPS,
 };
 
@@ -97,6 +102,7 @@ struct config {
 	__u32 marks;		/* enum mark_limit: which rules are in force, and how many: a change is one store of this */
 	__u32 mark_device;	/* number of the interface by which netfilter's marked packets come; 0: none */
 	__u32 unprivileged;	/* net.ipv4.ip_unprivileged_port_start */
+	__u32 local_ports;	/* net.ipv4.ip_local_port_range: the first, and the last << 16 */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them; one less:
@@ -107,6 +113,8 @@ struct config {
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
 	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
 	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
+	__u16 ftp_ports[2 * FTP_PORTS];	/* where the FTP helper reads along: two rows, of which one is in force; 0: none */
+	__u32 ftp_row;
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
 	__u64 free_pages;	/* 1 + pages of memory that count as free, whatever the kernel says: for tests; 0: what it says */
@@ -177,11 +185,13 @@ struct runtime {
 	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
 	__u64 entries_dropped;	/* by drop_entry */
 	__u32 held_cursor;	/* the slot where the sweep goes on to look for fragments that wait in vain (held.h) */
-	__u32 unused;
+	__u32 awaiting;		/* connections that wait for a client whose port is not known yet */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
- * first global address, under the unspecified address. Written by Python. */
+ * first global address, under the unspecified address. And where tunnels begin on kernels whose routing does not tell
+ * packets: an interface's first global address, of IPv4 under ::ffff:0:0; that of the first interface that has one under
+ * the number 0. Written by Python. */
 struct own_address {
 	__u32 ifindex;
 	union address address;

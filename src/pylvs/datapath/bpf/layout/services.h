@@ -120,7 +120,8 @@ struct pool_server {
 	__s32 last_weight;	/* the last that was not 0 (mh) */
 	__u32 upper;		/* its thresholds, which stand in its struct dest_load for those who count */
 	__u32 lower;
-	__u32 unused[2];
+	__u32 tunnel;		/* enum tunnel: as in its struct dest, which follows this */
+	__u32 unused;
 };
 
 enum pool_table {
@@ -141,16 +142,33 @@ enum dest_flag {
 	DEST_LOCAL = 4,		/* is an address of the director itself */
 };
 
-/* What a real server is. Written by Python alone. */
+/* How LVS-TUN wraps packets for a real server: the type (facts section 0), what is summed up, and GUE's port, in one word:
+ * a change of them is one store, and counts for connections that exist, too. */
+enum tunnel {
+	TUNNEL_TYPE = 0xff,
+	TUNNEL_IPIP = 0,
+	TUNNEL_GUE = 1,
+	TUNNEL_GRE = 2,
+	TUNNEL_CSUM = 0x100,
+	TUNNEL_REMCSUM = 0x200,
+	TUNNEL_FLAGS_SHIFT = 8,
+	TUNNEL_PORT_SHIFT = 16,	/* in host byte order */
+};
+
+/* What a real server is. Written by Python alone. What packets ask for is in its first cache line. */
 struct dest {
 	union address address;
 	__u16 port;
 	__u8 family;
 	__u8 flags;		/* enum dest_flag */
 	__u32 service;
+	__u32 tunnel;		/* enum tunnel */
+	__u32 source_ifindex;	/* when packets to it leave by this interface, ... */
+	union address source;	/* ...a tunnel begins here: for kernels whose routing does not tell packets (tunnel.h) */
 	struct service_key key;	/* of its service: what re-adding looks for in the trash */
 	__u64 deleted;		/* when it went to the trash */
 	__u64 service_made;	/* service.made of its service */
+	__u64 unused[5];
 };
 
 /* How busy it is: written by the packet path, atomically. And what is decided by that: written by Python. */

@@ -66,11 +66,16 @@ static __always_inline int same_address(const union address *a, const union addr
 	       a->word[3] == b->word[3];
 }
 
-static __always_inline struct path *path_of(const union address *src, const union address *dst)
+static __always_inline __u32 path_place(const union address *src, const union address *dst)
 {
 	__u32 mix = dst->word[0] ^ dst->word[1] ^ dst->word[2] ^ dst->word[3] ^ src->word[0] ^ src->word[3];
 
-	return at(&paths, mix * 0x61c88647 >> 24);
+	return mix * 0x61c88647 >> 24;
+}
+
+static __always_inline struct path *path_of(const union address *src, const union address *dst)
+{
+	return at(&paths, path_place(src, dst));
 }
 
 /* What the kernel says, now. `length` 0: whatever its length. */
@@ -80,7 +85,8 @@ static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_f
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;
 	fib->ifindex = LO_IFINDEX;
-	fib->tot_len = length > 0xffff ? 0xffff : length;
+	/* without a length the kernel would take that of the packet at hand, which may be on its way to be cut */
+	fib->tot_len = length > 0xffff ? 0xffff : length ? length : 1;
 	if (family == AF_INET) {
 		fib->ipv4_src = src->word[0];
 		fib->ipv4_dst = dst->word[0];
