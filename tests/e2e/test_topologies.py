@@ -27,7 +27,7 @@ NOBODY = 28
 ETH_ARP = 0x0806
 WHO_HAS, IS_AT = 1, 2
 SECOND = {False: ("172.16.9.2", "172.16.9.110", "10.77.0.2"), True: ("fd00:9::2", "fd00:9::110", "fd00:77::2")}
-"""Of the second wire, by `ipv6`: the client's address, the VIP; and the client's own address, to which both wires lead."""
+"""Of the second wire, by `ipv6`: the client's address there and the VIP; and an address that it has by both wires."""
 
 
 # ---- two ISPs --------------------------------------------------------------------------------------------------------
