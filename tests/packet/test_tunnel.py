@@ -48,6 +48,7 @@ def _through(result: Result) -> Tunnelled:
 def test_headers(lvs: Harness, inner: Family, outer: Family, kind: str, protocol: int) -> None:
     talk = _tunnel(lvs, inner, outer, kind, protocol)
     question = talk.question("S", b"some payload", ttl=33, tos=0x10)
+    lvs.from_client(question)  # the way is remembered: the next one does not ask for it
     result = lvs.from_client(question)
     tunnelled, before = _through(result), dissect(question)
     assert result.frame[12:14] == (b"\x08\x00" if outer is IPV4 else b"\x86\xdd")
@@ -160,10 +161,11 @@ def test_sums_are_right(
     if inner is IPV6 and words > 7:
         more = {}
     question = talk.question("S", payload, ttl=ttl, tos=tos, df=df, **more)
-    tunnelled = _through(lvs.from_client(question))
-    after, before = dissect(tunnelled.inner), dissect(question)
-    assert (after.segment, after.ttl) == (before.segment, ttl - 1)
-    assert after.raw[inner.head : after.head] == before.raw[inner.head : before.head]
+    for _ in range(2):  # the second one's way is remembered
+        tunnelled = _through(lvs.from_client(question))
+        after, before = dissect(tunnelled.inner), dissect(question)
+        assert (after.segment, after.ttl) == (before.segment, ttl - 1)
+        assert after.raw[inner.head : after.head] == before.raw[inner.head : before.head]
 
 
 # ---- what the checks of facts 6.8 say
