@@ -28,7 +28,10 @@ struct path {
 	__u16 mtu;
 	struct hop hop;
 	__u16 family;
-	__u32 asked;		/* how often the kernel was asked for what is or was here */
+	union {
+		__u32 asked;	/* how often the kernel was asked for what is or was here */
+		__u32 sum;	/* of a tunnel's: that of its two addresses */
+	};
 };
 
 _Static_assert(sizeof(struct path) == 64 && __builtin_offsetof(struct path, hop) % 4 == 2, "all at their places");

@@ -110,6 +110,7 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	path->ifindex = fib->ifindex;
 	path->mtu = w->mtu;
 	path->hop = hop_of(fib);
+	path->sum = wrap_addresses(&w->source, &d->address);
 	path->tick = now;
 	return 1;
 }
@@ -188,7 +189,7 @@ __noinline int tunnel_swiftly(struct __sk_buff *skb, struct packet *p, __u32 des
 	}
 	out->verdict = TC_ACT_SHOT;
 	if (!decrement_ttl(skb, p->tuple.family) || !wrap_room(skb, &w) ||
-	    !wrap_write(skb, p, &w, &path->src, &d->address))
+	    !wrap_write(skb, p, &w, &path->src, &d->address, path->sum))
 		return DROPPED_REWRITE_FAILED;
 	out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	return FORWARDED_TUNNEL;
@@ -239,7 +240,8 @@ __noinline int tunnel_slowly(struct __sk_buff *skb, struct packet *p, __u32 dest
 		if (w->carried < 0)
 			return DROPPED_REWRITE_FAILED;
 	}
-	if (!wrap_room(skb, w) || !wrap_write(skb, p, w, &way->source, &d->address))
+	if (!wrap_room(skb, w) ||
+	    !wrap_write(skb, p, w, &way->source, &d->address, wrap_addresses(&way->source, &d->address)))
 		return DROPPED_REWRITE_FAILED;
 	out->verdict = transmit(skb, &way->fib, way->unresolved);
 	if (out->mtu) {

@@ -130,24 +130,26 @@ static __always_inline int wrap_room(struct __sk_buff *skb, const struct wrap *w
 	return !bpf_skb_adjust_room(skb, size, BPF_ADJ_ROOM_MAC, flags);
 }
 
-static __always_inline __u64 address_sum(const union address *address, int ipv6)
+/* The sum of a tunnel's two addresses. */
+static __always_inline __u16 wrap_addresses(const union address *from, const union address *to)
 {
-	if (!ipv6)
-		return address->word[0];
-	return (__u64)address->word[0] + address->word[1] + address->word[2] + address->word[3];
+	__u64 sum = 0;
+
+	for (int i = 0; i < 4; i++)	/* of IPv4 only the first is not 0 */
+		sum += (__u64)from->word[i] + to->word[i];
+	return fold(sum);
 }
 
-/* What is behind the outer IP header. Its sum is returned. */
-static __always_inline __u64 wrap_extra(__u16 *field, const struct packet *p, const struct wrap *w,
-				       const union address *from, const union address *to)
+/* What is behind the outer IP header. Its sum, of half words, is returned. */
+static __always_inline __u32 wrap_extra(__u16 *field, const struct packet *p, const struct wrap *w, __u16 addresses)
 {
-	__u32 size = bpf_htons(w->extra + p->length);
-	__u64 sum;
+	__u16 size = bpf_htons(w->extra + p->length);
+	__u32 sum;
 
 	if ((w->tunnel & TUNNEL_TYPE) == TUNNEL_GRE) {
 		field[0] = bpf_htons(w->carried < 0 ? 0 : GRE_SUMMED);
 		field[1] = bpf_htons(p->tuple.family == AF_INET ? ETH_P_IP : ETH_P_IPV6);
-		sum = (__u64)field[0] + field[1];
+		sum = (__u32)field[0] + field[1];
 		if (w->carried < 0)
 			return sum;
 		field[2] = ~fold(sum + w->carried);
@@ -160,11 +162,10 @@ static __always_inline __u64 wrap_extra(__u16 *field, const struct packet *p, co
 	field[3] = 0;
 	field[4] = bpf_htons(p->tuple.family == AF_INET ? IPPROTO_IPIP : IPPROTO_IPV6);
 	field[5] = 0;	/* version, kind and length of options were 0, and so are the flags */
-	sum = (__u64)field[0] + field[1] + size + field[4];
+	sum = (__u32)field[0] + field[1] + size + field[4];
 	if (w->carried < 0)
 		return sum;
-	field[3] = ~fold(sum + w->carried + bpf_htons(IPPROTO_UDP) + size + address_sum(from, w->ipv6) +
-			 address_sum(to, w->ipv6));
+	field[3] = ~fold(sum + w->carried + bpf_htons(IPPROTO_UDP) + size + addresses);
 	if (!field[3])
 		field[3] = 0xffff;	/* 0 would mean that there is none */
 	return sum + field[3];
@@ -177,30 +178,31 @@ static __always_inline __u16 wrap_ident(void)
 	return before ? ++*before + bpf_get_smp_processor_id() * 40503 : 0;
 }
 
-/* All headers into the room for them: of a tunnel from here to there. */
+/* All headers into the room for them: of a tunnel from here to there. `addresses`: the sum of these two. */
 static __always_inline int wrap_write(struct __sk_buff *skb, const struct packet *p, const struct wrap *w,
-				      const union address *from, const union address *to)
+				      const union address *from, const union address *to, __u16 addresses)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 size = w->extra + p->length, protocol, first, second, third, *word = data + ETH_LEN;
-	__u32 type = w->tunnel & TUNNEL_TYPE;
-	__u64 sum = 0;
+	__u32 size = w->extra + p->length, type = w->tunnel & TUNNEL_TYPE, *word = data + ETH_LEN;
+	__u32 first, second, third, check, sum = 0;
 
-	protocol = type == TUNNEL_GUE ? IPPROTO_UDP :
-		   type == TUNNEL_GRE ? IPPROTO_GRE :
-		   p->tuple.family == AF_INET ? IPPROTO_IPIP : IPPROTO_IPV6;
+	third = (__u32)(p->ttl - 1) << 8 | (type == TUNNEL_GUE ? IPPROTO_UDP :
+					    type == TUNNEL_GRE ? IPPROTO_GRE :
+					    p->tuple.family == AF_INET ? IPPROTO_IPIP : IPPROTO_IPV6);
 	/* whole words, and sums of what has not to be read back: that would have to wait for the stores */
 	if (!w->ipv6) {
 		if ((void *)(word + 5) > end)
 			return 0;
 		((__u16 *)data)[6] = bpf_htons(ETH_P_IP);
-		first = bpf_htonl(0x45000000 | (__u32)outer_tos(p->tos) << 16 | (__u16)(IPV4_MIN + size));
-		second = bpf_htonl((w->dont_fragment ? 0 : (__u32)wrap_ident() << 16) | w->dont_fragment);
-		third = bpf_htonl((__u32)(p->ttl - 1) << 24 | protocol << 16);
-		word[0] = first;
-		word[1] = second;
-		word[2] = third | bpf_htonl((__u32)bpf_ntohs((__u16)~fold((__u64)first + second + third +
-									  from->word[0] + to->word[0])));
+		first = 0x4500 | outer_tos(p->tos);
+		size = (__u16)(IPV4_MIN + size);
+		second = w->dont_fragment ? w->dont_fragment : (__u32)wrap_ident() << 16;
+		check = bpf_ntohs(addresses) + first + size + (second >> 16) + (__u16)second + third;
+		check = (check & 0xffff) + (check >> 16);
+		check = (check & 0xffff) + (check >> 16);
+		word[0] = bpf_htonl(first << 16 | size);
+		word[1] = bpf_htonl(second);
+		word[2] = bpf_htonl(third << 16 | (__u16)~check);
 		word[3] = from->word[0];
 		word[4] = to->word[0];
 		word += 5;
@@ -211,19 +213,19 @@ static __always_inline int wrap_write(struct __sk_buff *skb, const struct packet
 			return 0;
 		((__u16 *)data)[6] = bpf_htons(ETH_P_IPV6);
 		first = bpf_htonl(0x60000000 | (__u32)outer_tos(p->tos) << 20);
-		second = bpf_htonl(size << 16 | protocol << 8 | (__u8)(p->ttl - 1));
+		second = bpf_htonl(size << 16 | (third & 0xff) << 8 | third >> 8);
 		word[0] = first;
 		word[1] = second;
 		__builtin_memcpy(word + 2, from, 16);
 		__builtin_memcpy(word + 6, to, 16);
-		sum = (__u64)first + second + address_sum(from, 1) + address_sum(to, 1);
+		sum = fold((__u64)first + second + addresses);
 		word += 10;
 	}
 	if (type != TUNNEL_IPIP) {
 		if ((void *)(word + 3) > end)
 			return 0;
-		sum += wrap_extra((__u16 *)word, p, w, from, to);
+		sum += wrap_extra((__u16 *)word, p, w, addresses);
 	}
-	bpf_csum_update(skb, fold(sum));	/* for who has been given the sum of the whole packet by its network card */
+	bpf_csum_update(skb, sum);	/* if the network card has said the whole packet's */
 	return 1;
 }
