@@ -4,9 +4,10 @@
 
 BPF_PROG_TEST_RUN cannot repeat a tunnel: the kernel does not let a packet into a second one, and not out of the first
 as it was before. So these packets are real ones: each is written to a tap device, goes through the program, and is lost
-in another one; the kernel's own account of the program (run_time_ns) says how long it took. That is longer than the same
-packet repeated: in between, the kernel's other work has had the caches. The cases alternate; shown is the fastest sixth
-of the rounds, since the machine's other work only ever adds. `room`: only makes room for the headers, and nothing else.
+in another one; the kernel's own account of the program (run_time_ns) says how long it took: longer than for the same
+packet repeated, since in between the kernel's other work has had the caches. The cases alternate; shown is the fastest
+sixth of the rounds, since the machine's other work only ever adds. `room`: only makes room for the headers, and nothing
+else.
 `--write`: into docs/performance.md.
 """
 

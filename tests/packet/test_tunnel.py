@@ -4,6 +4,7 @@ The recordings of kernel IPVS (tests/golden/wire/tun) are compared to the letter
 type with every mixture of families, checksum and type of service, and what changes while connections are there.
 """
 
+import errno
 import itertools
 from collections.abc import Iterator
 
@@ -25,6 +26,7 @@ KINDS = {
     "ipip": "", "gre": "--tun-type gre", "gre-csum": "--tun-type gre --tun-csum", "gue": GUE,
     "gue-csum": f"{GUE} --tun-csum", "gue-remcsum": f"{GUE} --tun-remcsum",
 }  # fmt: skip
+CHECKSUM_COMPLETE = 1 << 2  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 EXTRA = {"ipip": 0, "gre": 4, "gre-csum": 8, "gue": 12, "gue-csum": 12, "gue-remcsum": 12}
 CASES = [
     pytest.param(inner, outer, kind, id=f"{inner.version}in{outer.version}-{kind}")
@@ -136,6 +138,28 @@ def test_a_checksum_that_the_device_will_finish(
         at_ = len(packet) - len(inner) + family.head + (16 if protocol == TCP else 6)
         packet[at_ : at_ + 2] = whole[family.head + (16 if protocol == TCP else 6) :][:2]
         assert not wrong_tunnel_sums(bytes(packet))
+
+
+@pytest.fixture
+def complete(lvs: Harness) -> int:
+    """What makes the kernel say the sum of the whole packet, as network cards do, and see in the end whether it is still
+    right: else EBADMSG."""
+    try:
+        lvs.from_client(Talk(lvs, IPV4).question("S"), flags=CHECKSUM_COMPLETE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pytest.skip("before Linux 6.17 the kernel cannot be asked for this")
+    return CHECKSUM_COMPLETE
+
+
+@pytest.mark.parametrize(("inner", "outer", "kind"), CASES)
+def test_the_sum_that_the_network_card_has_said(
+    lvs: Harness, complete: int, inner: Family, outer: Family, kind: str, protocol: int
+) -> None:
+    talk = _tunnel(lvs, inner, outer, kind, protocol)
+    for size in (0, 33, 600):
+        _through(lvs.from_client(talk.question("S", bytes(range(size % 256)) * 2), flags=complete))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

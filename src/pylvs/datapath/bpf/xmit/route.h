@@ -225,6 +225,7 @@ static __always_inline int decrement_ttl(struct __sk_buff *skb, __u8 family)
 		if ((void *)(ip6 + 1) > end)
 			return 0;
 		ip6->hop_limit--;
+		bpf_csum_update(skb, (__u16)~bpf_htons(1));	/* if the network card has said the whole packet's sum */
 		return 1;
 	}
 	if ((void *)(ip + 1) > end)
@@ -252,6 +253,7 @@ __noinline int uncount_hop(struct __sk_buff *skb, struct packet *p)
 		if ((void *)(ip6 + 1) > end)
 			return 0;
 		ip6->hop_limit++;
+		bpf_csum_update(skb, bpf_htons(1));
 		return 1;
 	}
 	if ((void *)(ip + 1) > end)

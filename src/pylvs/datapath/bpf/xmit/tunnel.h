@@ -23,6 +23,7 @@ enum {
 struct tunnel_way {
 	struct wrap wrap;
 	union address source;
+	__u32 addresses;	/* the sum of this one and the real server's */
 	__u32 mtu;
 	__u32 unresolved;	/* the next hop's link-layer address has still to be asked for */
 	struct bpf_fib_lookup fib;
@@ -101,6 +102,7 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	} else {
 		__builtin_memcpy(&w->source, fib->ipv6_src, 16);
 	}
+	w->addresses = wrap_addresses(&w->source, &d->address);
 	w->unresolved = answer == BPF_FIB_LKUP_RET_NO_NEIGH;
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS)
 		return w->unresolved;
@@ -110,7 +112,7 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	path->ifindex = fib->ifindex;
 	path->mtu = w->mtu;
 	path->hop = hop_of(fib);
-	path->sum = wrap_addresses(&w->source, &d->address);
+	path->sum = w->addresses;
 	path->tick = now;
 	return 1;
 }
@@ -195,13 +197,24 @@ __noinline int tunnel_swiftly(struct __sk_buff *skb, struct packet *p, __u32 des
 	return FORWARDED_TUNNEL;
 }
 
+/* Put the packet into the tunnel that `tunnel_ways` tells of. */
+__noinline int tunnel_wrap(struct __sk_buff *skb, const struct packet *p, __u32 dest)
+{
+	struct tunnel_way *way = at(&tunnel_ways, 0);
+	struct dest *d = at(&dests, dest);
+
+	if (!p || !d || !way || !wrap_room(skb, &way->wrap))
+		return 0;
+	return wrap_write(skb, p, &way->wrap, &way->source, &d->address, way->addresses);
+}
+
 /* Any other one: the checks of facts 6.8, in their order. */
 __noinline int tunnel_slowly(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out, __u64 now)
 {
 	struct tunnel_way *way = at(&tunnel_ways, 0);
 	struct dest *d = at(&dests, dest);
+	__u32 length, room;
 	struct wrap *w;
-	__u32 length;
 
 	if (!p || !out || !d || !way)
 		return DROPPED_REWRITE_FAILED;
@@ -224,8 +237,9 @@ __noinline int tunnel_slowly(struct __sk_buff *skb, struct packet *p, __u32 dest
 		return DROPPED_REWRITE_FAILED;
 	length = wire_length(skb, p);
 	w->pieces = 0;
-	if (length > way->mtu - w->head - w->extra) {
-		out->mtu = way->mtu - w->head - w->extra;
+	room = way->mtu - w->head - w->extra;
+	if (length > room) {
+		out->mtu = room;
 		if (w->dont_fragment || p->tuple.family == AF_INET6) {
 			out->error = 1 + ERROR_TOO_BIG;
 			return DROPPED_TOO_BIG;
@@ -240,8 +254,7 @@ __noinline int tunnel_slowly(struct __sk_buff *skb, struct packet *p, __u32 dest
 		if (w->carried < 0)
 			return DROPPED_REWRITE_FAILED;
 	}
-	if (!wrap_room(skb, w) ||
-	    !wrap_write(skb, p, w, &way->source, &d->address, wrap_addresses(&way->source, &d->address)))
+	if (!tunnel_wrap(skb, p, dest))
 		return DROPPED_REWRITE_FAILED;
 	out->verdict = transmit(skb, &way->fib, way->unresolved);
 	if (out->mtu) {
