@@ -142,8 +142,8 @@ def test_a_checksum_that_the_device_will_finish(
 
 @pytest.fixture
 def complete(lvs: Harness) -> int:
-    """What makes the kernel say the sum of the whole packet, as network cards do, and see in the end whether it is still
-    right: else EBADMSG."""
+    """What makes the kernel say the sum of the whole packet, as network cards do, and see in the end whether it is
+    still right: else EBADMSG."""
     try:
         lvs.from_client(Talk(lvs, IPV4).question("S"), flags=CHECKSUM_COMPLETE)
     except OSError as error:
