@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from pylvs.datapath import _layout as layout
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import BACK, CONN, CONN_IPV4, CONN_REST, MORE, REASONS
+from pylvs.datapath.layout import BACK, CONN, CONN_IPV4, CONN_REST, MORE, REASONS, TUPLE
 from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
-PROGRAMS = ["catch_up", "decide", "flush", "ingress", "purge", "related", "start", "steps_"]
+PROGRAMS = [
+    "catch_up", "decide", "egress", "flush", "ftp", "ingress", "orphan", "purge", "related", "start", "steps_",
+]  # fmt: skip
 """What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS
 
@@ -34,8 +36,10 @@ class _Connection(NamedTuple):
     key: tuple[bytes, bytes, int, int, int, int]
     reply: tuple[bytes, bytes, int, int, int, int]
     dest: int
-    nat: bool
+    backed: bool
+    """It has a real server's side."""
     inactive: bool
+    flags: int
     more: int
     """Number of the slot with its rest, or -1."""
     control: int
@@ -86,14 +90,18 @@ class _Books:
         if family != AF_INET and more:
             rest = MORE.get(self.memory, place // _SLOTS * _SLOTS + more - 1, "rest")
         kind = life & layout.LIFE_KIND
+        nat = status >> 8 & layout.CONN_METHOD == MASQ
+        rport = dport if nat else vport
+        aside = 0 if nat else layout.BACK_ASIDE
         assert bool(status >> 8 & layout.CONN_TEMPLATE) == (kind != layout.SLOT_CONN)
         return _Connection(
             kind,
             key,
-            (server, key[0], dport, cport, protocol, family),
+            (server, key[0], rport, cport, protocol ^ aside, family),
             dest,
-            kind == layout.SLOT_CONN and status >> 8 & layout.CONN_METHOD == MASQ,
+            kind == layout.SLOT_CONN and (nat or bool(status >> 8 & layout.CONN_STACK)),
             bool(status >> 8 & layout.CONN_INACTIVE),
+            status >> 8 & 0xFFFF,
             (place // _SLOTS * _SLOTS + more - 1) | self.parity if more else -1,
             CONN_REST.get(rest, 0, "control") - 1,
             CONN_REST.get(rest, 0, "controls"),
@@ -138,17 +146,17 @@ class _Books:
         ):
             twice = [key for key, count in Counter(keys).items() if count > 1]
             assert not twice, f"{len(twice)} keys are there twice, {twice[0]}"
-        replies = Counter(c.reply for c in self.connections.values() if c.nat)
+        replies = Counter(c.reply for c in self.connections.values() if c.backed)
         for place, (key, conns) in self.backs.items():
             newest, before = conns & 0xFFFFFFFF, conns >> 32
             named = [number - 1 for number in (newest, before) if number]
             assert newest and len(set(named)) == len(named), f"reply side {place} names {conns:#x}"
             for number in named:
                 owner = self.connections.get(number)
-                assert owner and owner.nat and owner.reply == key, f"reply side {place} names {number}: {owner}"
+                assert owner and owner.backed and owner.reply == key, f"reply side {place} names {number}: {owner}"
             assert replies[key] <= 2 and len(named) == replies[key], f"{replies[key]} have the replies of {place}"
         missing = replies.keys() - {key for key, _ in self.backs.values()}
-        assert not missing, f"{len(missing)} LVS-NAT connections have no reply side, {missing}"
+        assert not missing, f"{len(missing)} connections have no reply side, {missing}"
         rests = {c.more: number for number, c in self.connections.items() if c.more >= 0}
         assert rests == self.mores, "connections and their rests"
 
@@ -165,6 +173,20 @@ class _Books:
         keys = len(self.instance.call_ids.keys())
         assert keys == len(named), f"{keys} Call-IDs for {len(named)} templates"
 
+    def check_helper(self) -> None:
+        """What the FTP helper remembers is of connections that it reads along on; who waits for a client is counted."""
+        found = self.connections.values()
+        helped = {
+            TUPLE.pack(src=c.key[0].ljust(16, b"\0"), dst=c.key[1].ljust(16, b"\0"), sport=c.key[2], dport=c.key[3],
+                       protocol=c.key[4], family=c.key[5])
+            for c in found if c.flags & layout.CONN_FTP and not c.template
+        }  # fmt: skip
+        talks = set(self.instance.ftp_talks.keys())
+        assert talks <= helped, f"{len(talks - helped)} of {len(talks)} FTP connections are gone"
+        waiting = [c for c in found if c.flags & layout.CONN_NO_CPORT]
+        assert all(c.backed and not c.key[2] and c.control >= 0 for c in waiting), waiting
+        assert self.instance.runtime.get(0, "awaiting") == len(waiting)
+
     def check_counters(self) -> tuple[int, int]:
         """Real servers' loads and packets' reasons; (connections, active ones)."""
         instance = self.instance
@@ -179,7 +201,7 @@ class _Books:
         assert sum(total.values()) == sum(total[dest] for dest in range(instance.config.get(0, "dests_high")))
         counts = {name: instance.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
         received = counts.pop("received")
-        assert received == sum(count for name, count in counts.items() if not name.startswith("answered_"))
+        assert received == sum(count for name, count in counts.items() if not name.startswith(("answered_", "sent_")))
         return len(self.connections), sum(active.values())
 
 
@@ -193,6 +215,7 @@ def books(instance: Instance) -> tuple[int, int]:
     found.check_groups()
     found.check_references()
     found.check_control()
+    found.check_helper()
     return found.check_counters()
 
 

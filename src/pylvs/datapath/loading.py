@@ -10,7 +10,7 @@ import struct
 import time
 from contextlib import suppress
 
-from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, programs, syscall
+from pylvs.datapath import _layout, bpffs, egress, forwarding, ftpports, interfaces, layout, programs, syscall
 from pylvs.datapath.instance import (
     FRAME,
     TABLE,
@@ -122,9 +122,11 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "tags": groups,
         "groups": groups,
         "call_ids": slots // 4,
+        "ftp_talks": slots // 4,
         "services": max_services,
         "service_index": max_services,
         "speakers": max_dests,
+        "nat_servers": max_dests,
         "dests": max_dests,
         "dest_loads": max_dests,
         "caches": max_services,
@@ -151,6 +153,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
             unprivileged=unprivileged(),
+            ftp_ports=2 * ftpports.row(ftpports.DEFAULT),
             local_ports=local_ports(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),
@@ -228,6 +231,7 @@ def unload() -> bool:
 
             detour.clear()
             links = f"{where}/current/links"
+            egress.remove(f"{where}/current/egress")
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)
             bpffs.remove_tree(f"{where}/gone")

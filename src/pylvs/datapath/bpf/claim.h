@@ -179,13 +179,15 @@ struct birth {
 	__u32 timeout;		/* milliseconds */
 	__u32 control;		/* 1 + number of the template, which has counted it already */
 	__u32 made;		/* it was this one, and none that another CPU made at the same time */
-	__u32 nat;
+	__u32 backed;
+	__u32 manner;		/* CONN_OWN or CONN_STACK, if it is one such */
 	__u32 back;		/* 1 + number of the slot of its real server's side */
 	__u32 service;
 	struct pool_options options;
 	__u32 speaker;		/* 1 + number of the real server that has begun it */
 	__u32 persistent;	/* seconds; 0: not persistent */
 	__u32 once;		/* for one packet alone */
+	__u32 state;
 	struct tuple reply;
 	__u64 hash;
 	__u64 reply_hash;
@@ -236,6 +238,9 @@ static __always_inline int back_join(__u32 slot, const struct birth *birth, __u3
 		newest = conn_at((__u32)old - 1);
 		kind = newest ? newest->life & LIFE_KIND : SLOT_FREE;
 		kept = kind == SLOT_CONN || kind == SLOT_MOVING ? old << 32 : old >> 32 << 32;
+		/* requests, unlike replies, come for both of them, and who restores their VIP could not tell them apart */
+		if (kept && (birth->flags & CONN_METHOD) != METHOD_MASQ)
+			return 0;
 		if (__sync_val_compare_and_swap(&b->conns, old, kept | (1 + number)) == old)
 			return 1;
 	}
@@ -249,7 +254,7 @@ static __always_inline void conn_fill(struct conn *c, const struct tuple *key, c
 	c->timeout = birth->timeout;
 	c->expires = conn_deadline(birth->timeout, now);
 	c->dest = birth->dest;
-	c->status = STATUS_FLAG(birth->flags) | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
+	c->status = STATUS_FLAG(birth->flags) | birth->state | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
 	c->packets = 0;
 	c->dport = birth->dport;
 	slot_put(c, key);
@@ -264,7 +269,8 @@ static __always_inline int more_fill(struct conn *c, __u32 number, const struct 
 	struct more *more;
 	__u32 place;
 
-	if (c->family == AF_INET || (!rest.fwmark && !rest.control && birth->kind == SLOT_CONN))
+	if (c->family == AF_INET || (!rest.fwmark && !rest.control && birth->kind == SLOT_CONN &&
+				     !(birth->flags & CONN_FTP)))	/* which may come to control others */
 		return 1;
 	place = group_take(number / GROUP_SLOTS, 0, 0, now);
 	if (!place)
@@ -281,12 +287,28 @@ static __always_inline int more_fill(struct conn *c, __u32 number, const struct 
 
 static __always_inline void birth_reply(struct birth *birth, const struct tuple *key)
 {
+	int plain = (birth->flags & CONN_METHOD) != METHOD_MASQ;
+
 	birth->reply.src = birth->daddr;
 	birth->reply.dst = key->src;
-	birth->reply.sport = birth->dport;
+	birth->reply.sport = plain ? key->dport : birth->dport;
 	birth->reply.dport = key->sport;
-	birth->reply.protocol = key->protocol;
+	birth->reply.protocol = plain ? key->protocol ^ BACK_ASIDE : key->protocol;
 	birth->reply.family = key->family;
+}
+
+/* Does the FTP helper read along on a port (facts 2.5)? */
+__noinline int ftp_port(__u16 port)
+{
+	const struct config *cfg = at(&config, 0);
+	int found = 0;
+
+	if (!cfg || !port)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < FTP_PORTS; i++)
+		found |= cfg->ftp_ports[cfg->ftp_row ? FTP_PORTS + i : i] == port;
+	return found;
 }
 
 /* A new connection for the packet's tuple, or a template for its own, as it stands in `births`. RECEIVED: it is in
@@ -306,7 +328,10 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (!load)
 		return DROPPED_TABLE_FULL;
 	birth->made = birth->back = 0;
-	birth->nat = birth->kind == SLOT_CONN && (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	birth->backed = birth->kind == SLOT_CONN && conn_backed(birth->flags);
+	if (birth->kind == SLOT_CONN && (birth->flags & CONN_METHOD) == METHOD_MASQ && key->protocol == IPPROTO_TCP &&
+	    ftp_port(key->dport))
+		birth->flags |= CONN_FTP;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
 	load_bind(load, birth->flags);
@@ -317,16 +342,16 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (!c)
 		goto no_room;
 	conn_fill(c, key, birth, now);
-	if (birth->nat) {
+	if (birth->backed) {
 		birth_reply(birth, key);
 		birth->reply_hash = table_hash(&birth->reply);
 		birth->back = conn_slot(birth->reply_hash, now);
 		if (birth->back)
 			back_fill(birth->back - 1, &birth->reply, number);
-	} else if (birth->kind == SLOT_CONN) {
-		expect_plain_replies(key);
 	}
-	if ((birth->nat && !birth->back) || !more_fill(c, number, birth, now)) {
+	if (birth->kind == SLOT_CONN && ((birth->flags & CONN_METHOD) != METHOD_MASQ || (birth->flags & CONN_OWN)))
+		expect_plain_replies(key);
+	if ((birth->backed && !birth->back) || !more_fill(c, number, birth, now)) {
 		if (birth->back)
 			table_give_back(birth->back - 1, 1, now);
 		table_give_back(number, 1, now);

@@ -91,8 +91,8 @@ static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet 
 	return 1;
 }
 
-static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packet *p, __u8 type, __u8 code, __u32 mtu,
-				       __u32 quote, __u64 sum)
+static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packet *p, const union address *from,
+				       __u8 type, __u8 code, __u32 mtu, __u32 quote, __u64 sum)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + MAC_LEN;
@@ -108,7 +108,7 @@ static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packe
 	ip->id = bpf_get_prandom_u32();
 	ip->ttl = 64;
 	ip->protocol = IPPROTO_ICMP;
-	ip->saddr = p->tuple.dst.word[0];
+	ip->saddr = from->word[0];
 	ip->daddr = p->tuple.src.word[0];
 	ip->frag_off = 0;
 	ip->check = 0;
@@ -146,7 +146,7 @@ static __always_inline int icmp6_write(struct __sk_buff *skb, const struct packe
 	return 1;
 }
 
-/* The VIP if it is one of the receiving interface's addresses, else what that interface would use. */
+/* The VIP if it is one of the receiving interface's addresses, else what that interface would use. Of IPv4, always that. */
 static __always_inline void own_source(struct __sk_buff *skb, const struct packet *p, union address *from)
 {
 	struct own_address key = { .ifindex = skb->ingress_ifindex, .address = p->tuple.dst };
@@ -156,6 +156,8 @@ static __always_inline void own_source(struct __sk_buff *skb, const struct packe
 	if (known)
 		return;
 	__builtin_memset(&key.address, 0, 16);
+	if (p->tuple.family == AF_INET)
+		key.address.word[2] = bpf_htonl(0xffff);
 	known = bpf_map_lookup_elem(&own_addresses, &key);
 	if (known)
 		*from = *known;
@@ -184,13 +186,20 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	}
 	if (ipv6) {
 		type = error == ERROR_TTL ? ICMP6_EXCEEDED : error == ERROR_TOO_BIG ? ICMP6_TOO_BIG : ICMP6_UNREACHABLE;
-		code = error == ERROR_PORT ? ICMP6_PORT : error == ERROR_HOST ? ICMP6_ADDRESS : 0;
+		code = error == ERROR_PORT || error == ERROR_ORPHAN ? ICMP6_PORT : error == ERROR_HOST ? ICMP6_ADDRESS : 0;
 		own_source(skb, p, &from);
 	} else {
 		type = error == ERROR_TTL ? ICMP4_EXCEEDED : ICMP4_UNREACHABLE;
-		code = error == ERROR_PORT ? ICMP4_PORT : error == ERROR_HOST ? ICMP4_HOST :
+		code = error == ERROR_PORT || error == ERROR_ORPHAN ? ICMP4_PORT : error == ERROR_HOST ? ICMP4_HOST :
 		       error == ERROR_TOO_BIG ? ICMP4_TOO_BIG : 0;
 		from = p->tuple.dst;
+		if (error == ERROR_ORPHAN)
+			own_source(skb, p, &from);
+	}
+	if (error == ERROR_RELAYED) {
+		type = mtu >> 24;
+		code = mtu >> 16;
+		mtu = 0;
 	}
 	limit = ipv6 ? ICMPV6_QUOTE : ICMP_QUOTE;
 	quote = p->length > limit ? limit : p->length;
@@ -205,7 +214,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	if (bpf_skb_change_head(skb, (ipv6 ? 48 : 28) + MAC_LEN - ETH_LEN, 0))
 		return TC_ACT_SHOT;
 	if (ipv6 ? !icmp6_write(skb, p, &from, type, code, mtu, quote, sum) :
-		   !icmp4_write(skb, p, type, code, mtu, quote, sum))
+		   !icmp4_write(skb, p, &from, type, code, mtu, quote, sum))
 		return TC_ACT_SHOT;
 	note(ANSWERED_ICMP);
 	return frame_transmit(skb, &fib, routed == ROUTED_UNRESOLVED);

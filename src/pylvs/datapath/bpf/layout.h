@@ -22,6 +22,7 @@ enum limit {
 	TIMEOUT_UDP = TCP_STATES,	/* in a row of timeouts, behind those of TCP's states */
 	TIMEOUT_SCTP = TIMEOUT_UDP + 1,	/* and then SCTP's */
 	TIMEOUTS = TIMEOUT_SCTP + SCTP_STATES,
+	FTP_PORTS = 8,
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
@@ -39,12 +40,17 @@ union names {
 	enum limit limit;
 	struct back back;
 	struct more more;
+	struct ftp_talk ftp_talk;
 	enum slot_kind slot_kind;
 	enum life life;
+	enum aside aside;
 	enum table table;
 	enum resizing resizing;
 	enum step step;
+	enum egress egress;
+	enum sync_state sync_state;
 	enum conn_flag conn_flag;
+	enum ftp_mode ftp_mode;
 	enum family_bit family_bit;
 	enum mark_limit mark_limit;
 	enum service_flag service_flag;

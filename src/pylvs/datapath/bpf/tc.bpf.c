@@ -28,6 +28,7 @@
 #include "xmit/cut.h"
 #include "forward.h"
 #include "xmit/wrap.h"
+#include "xmit/mtu.h"
 #include "xmit/tunnel.h"
 #include "admit.h"
 #include "outgoing.h"
@@ -70,12 +71,33 @@ __noinline int follow(struct packet *p, const struct found *was, __u64 now)
 	return 1;
 }
 
+/* The real server is the director itself. What is not LVS-NAT's, or would be translated into what it is, goes up as it
+ * came (facts 6.4). */
+__noinline int to_local_server(struct __sk_buff *skb, struct packet *p, struct way *way, struct outcome *out)
+{
+	int loopback;
+
+	if (!p || !way || !out)
+		return UP_LOCAL_REAL_SERVER;
+	if (!way->nat)
+		return UP_LOCAL_REAL_SERVER;
+	loopback = p->tuple.family == AF_INET ? (bpf_ntohl(way->address.word[0]) >> 24) == 127 :
+		   !way->address.word[0] && !way->address.word[1] && !way->address.word[2];
+	if (loopback && skb->ingress_ifindex != LO_IFINDEX) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_LOOPBACK;
+	}
+	way->stays = STAYS_HERE;
+	return stay(skb, p, way, out, 0);
+}
+
 static __always_inline int request(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
 				   struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
 	__u32 dest = c->dest;
 	struct dest *d = at(&dests, dest);
 	struct way way = { .nat = conn_method(c) == METHOD_MASQ, .port = c->dport };
+	int reason;
 
 	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
@@ -87,10 +109,18 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	conn_touch(c, now);
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
-		return UP_LOCAL_REAL_SERVER;
+		return to_local_server(skb, p, &way, out);
 	if (conn_method(c) == METHOD_TUNNEL)
 		return tunnel_request(skb, p, dest, out, now);
-	return forward_request(skb, p, &way, out, now);
+	if ((c->status & STATUS_FLAG(CONN_STACK)) && skb->ingress_ifindex != LO_IFINDEX)
+		way.stays = STAYS_ROUTED;
+	reason = forward_request(skb, p, &way, out, now);
+	if (reason != FORWARDED_BY_STACK)
+		return reason;
+	if (!way.nat)	/* its VIP is put back on its way out (egress.h) */
+		way.port = p->tuple.dport;
+	way.nat = 1;
+	return stay(skb, p, &way, out, 0);
 }
 
 static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
@@ -104,9 +134,16 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	conn_vaddr(c, &way.address);
 	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
+	if (way.nat && (c->status & STATUS_FLAG(CONN_STACK)))
+		return UP_REPLY_FOR_STACK;	/* and back on its way out (egress.h) */
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
-	reason = forward_reply(skb, p, &way, out, now);
-	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED)
+	if (c->status & STATUS_FLAG(CONN_OWN)) {
+		way.stays = COMES_HOME;
+		reason = stay(skb, p, &way, out, 1);
+	} else {
+		reason = forward_reply(skb, p, &way, out, now);
+	}
+	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED && reason != FORWARDED_LOCAL)
 		return reason;
 	count(d, dest, A_REPLY, p->length);
 	state_move(cfg, c, found, p, OUTPUT);
@@ -117,11 +154,14 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 }
 
 /* Is this packet, although its addresses are those that the client sees, a reply of a connection? DR and tunnel
- * replies that happen to pass here are. */
+ * replies that happen to pass here are: 1. 2: it is one to a client on the director, which was seen when it came from
+ * elsewhere, and is now on its way home by lo. */
 __noinline int find_plain_reply(const struct packet *p, struct found *found, __u64 now)
 {
 	struct tuple key = {};
+	int plain = 0;
 	struct conn *c;
+	struct dest *d;
 
 	if (!p || !found)
 		return 0;
@@ -132,10 +172,15 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 	key.protocol = p->tuple.protocol;
 	key.family = p->tuple.family;
 	c = conn_find(&key, now, found);
-	if (c && !found->from_server && conn_method(c) != METHOD_MASQ)
-		return 1;
+	if (c && !found->from_server) {
+		d = at(&dests, c->dest);
+		if ((c->status & STATUS_FLAG(CONN_OWN)) && d && !(d->flags & DEST_LOCAL))
+			plain = 2;
+		if (conn_method(c) != METHOD_MASQ)
+			return 1 | plain;
+	}
 	found->life = 0;
-	return 0;
+	return plain;
 }
 
 /* One-packet scheduling: a connection that begins and ends with this packet, and is never in the table (facts 2.5). */
@@ -166,7 +211,7 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
 	if (d->flags & DEST_LOCAL)
-		reason = UP_LOCAL_REAL_SERVER;
+		reason = to_local_server(skb, p, &way, out);
 	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
 		reason = tunnel_request(skb, p, birth->dest, out, now);
 	else
@@ -200,6 +245,24 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 	return reason;
 }
 
+/* Does a connection for FTP's data wait for this packet, which belongs to none? */
+int ftp_awaited(const struct packet *p, __u64 now);
+
+/* To the step that is FTP's (steps.h); if there is none, the packet goes nowhere. */
+static __always_inline int leave_to_helper(struct outcome *out)
+{
+	out->verdict = TC_ACT_SHOT;
+	return DROPPED_BY_HELPER;
+}
+
+/* A backup that shall not balance, so that it and the master do not send each other what the other has sent (facts 6.2). */
+static __always_inline int only_backs_up(void)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+
+	return sys && sys->backup_only;
+}
+
 static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
 {
 	const struct config *cfg = at(&config, 0);
@@ -227,10 +290,19 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
-	if (!c && !p->truncated && may_be_plain_reply(&p->tuple))
-		found.from_server = find_plain_reply(p, &found, now);
+	if (!c && rt->awaiting && !p->truncated && ftp_awaited(p, now))
+		return leave_to_helper(out);
+	if (!c && !p->truncated && may_be_plain_reply(&p->tuple)) {
+		reason = find_plain_reply(p, &found, now);
+		if ((reason & 2) && skb->ingress_ifindex == LO_IFINDEX)
+			return UP_REPLY_TRANSLATED;
+		found.from_server = reason & 1;
+	}
 	if (!found.from_server) {
 		struct birth *birth = at(&births, 0);
+
+		if ((cfg->sync_state & SYNC_BACKUP) && only_backs_up())
+			return UP_BACKUP;
 
 		if (!birth)
 			return UP_NO_SERVICE;
@@ -246,6 +318,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	c = conn_at(found.number);
 	if (!c)
 		return UP_JUST_ENDED;
+	if (c->status & (STATUS_FLAG(CONN_FTP) | STATUS_FLAG(CONN_NO_CPORT)))
+		return leave_to_helper(out);
 	if (found.from_server)
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
@@ -263,15 +337,37 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #define PACKET(name) struct packet name##_here, *name = &name##_here
 #endif
 
+/* A packet's last step: what is answered, and its reason. */
+static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct outcome *out, int reason)
+{
+	if (out->error) {
+		if (!p->uncounted)
+			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
+		out->verdict = icmp_answer(skb, p, out->error - 1, out->mtu);
+	} else if (out->mtu) {
+		reason = in_pieces(skb, p, out, reason);
+	}
+	note(reason);
+	return out->verdict;
+}
+
 #include "related.h"
+#include "ftp/ftp.h"
+#include "orphan.h"
+#include "egress.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
 {
+	const struct config *cfg = at(&config, 0);
 	__u8 protocol = p->tuple.protocol;
 
 	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
+	if (reason == DROPPED_BY_HELPER)
+		return STEP_FTP;
+	if ((reason == UP_NO_SERVICE || reason == UP_NO_CONNECTION) && cfg && (cfg->families & SERVES_ORPHANS))
+		return STEP_ORPHAN;
 	return STEPS;
 }
 
@@ -291,15 +387,7 @@ int ingress(struct __sk_buff *skb)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
-	if (out.error) {
-		if (!p->uncounted)
-			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
-		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
-	} else if (out.mtu) {
-		reason = in_pieces(skb, p, &out, reason);
-	}
-	note(reason);
-	return out.verdict;
+	return done(skb, p, &out, reason);
 }
 
 const volatile union names names;
