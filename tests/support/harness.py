@@ -358,7 +358,7 @@ class Harness:
             self.reload()
             self._maps = _Maps(f"{self.instance.path}/maps")
             return
-        self.sweep()  # so that the timer has nothing in hand
+        self.advance(2)  # so that the timer has nothing in hand, and gives up no fragment while counters are cleared
         self._maps.put_back()
         self.director.close()
         self._open()
@@ -485,18 +485,22 @@ class Harness:
         For what BPF_PROG_TEST_RUN refuses: a frame that ends within the IP header.
         """
         before = self.reasons()
-        _setns(self._peers)
-        try:
-            cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            cable.bind((_PEER[interface], 0))
-        finally:
-            self.enter()
-        with cable:
+        with self.cable(interface) as cable:
             for one in frames:
                 cable.send(one)
         wait_for(lambda: self.reasons()["received"] - before["received"] == len(frames), "the frames to arrive")
         now = self.reasons()
         return {name: now[name] - before[name] for name in now if now[name] != before[name] and name != "received"}
+
+    def cable(self, interface: str, kind: int = 0) -> socket.socket:
+        """The other end of an interface's cable: a socket for frames, which hears those of an Ethernet type, too."""
+        _setns(self._peers)
+        try:
+            cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            cable.bind((_PEER[interface], kind))
+        finally:
+            self.enter()
+        return cable
 
     @contextmanager
     def beyond(self, interface: str = SERVER) -> Iterator[Callable[[int], list[bytes]]]:

@@ -26,7 +26,7 @@ MEANING = {
     "up_malformed": "broken or truncated IP header; the stack drops and counts it",
     "up_martian": "from an address that nobody can have",
     "up_protocol": "neither TCP, UDP, SCTP, AH, ESP nor an ICMP error",
-    "up_fragment": "a fragment",
+    "up_fragment": "a fragment of what is handed up; those without ports follow their first one",
     "up_no_service": "no virtual service and no connection",
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
     "up_just_ended": "its connection ended while the packet was at it",
@@ -59,6 +59,10 @@ MEANING = {
     "dropped_by_helper": "of an FTP control connection, and not to be rewritten now; it is sent again",
     "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told on",
     "dropped_orphan": "from a LVS-NAT real server, of no connection (net.ipv4.vs.nat_icmp_send)",
+    "held_fragment": "fragments that wait for their datagram's first one now",
+    "dropped_fragment": "a fragment of what was dropped, or one that would overlap another",
+    "dropped_first_lost": "a fragment whose first one did not come within a second",
+    "dropped_hold_full": "a fragment before its first one, and no room to let it wait",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
     "sent_reply": "replies that the stack sends, in the service's name",
@@ -99,7 +103,8 @@ def parsers() -> list[Parser]:
     form.add_argument(
         "--drops",
         action="store_true",
-        help="every packet's reason: received = forwarded + handed up to the stack + dropped",
+        help="every packet's reason: received = forwarded + handed up to the stack + dropped, and the fragments that "
+        "wait for their first one",
     )
     form.add_argument("--json", action="store_true", help="all numbers, the packets' reasons too, as one object")
     form.add_argument(
@@ -335,5 +340,5 @@ def _drops(running: Instance) -> None:
             if counts[name]:
                 print(f"{counts[name]:>12}   {name:<26} {MEANING[name]}")
     for name in REASONS:
-        if name.startswith(("answered_", "sent_")) and counts[name]:
+        if name.startswith(("held_", "answered_", "sent_")) and counts[name]:
             print(f"{counts[name]:>12} {name:<28} {MEANING[name]}")

@@ -24,6 +24,7 @@ SHARED = {
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
     "estimates": layout.ESTIMATE,
+    "parties": layout.PARTIES,
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
@@ -44,7 +45,7 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates, parties: the shared arrays.
         service_index, own_addresses, call_ids, ftp_talks: hashes.
         counters, reasons: per-CPU counters.
     """
@@ -58,6 +59,7 @@ class Instance:
     dests: SharedArray
     dest_loads: SharedArray
     estimates: SharedArray
+    parties: SharedArray
     service_index: Hash
     speakers: Hash
     nat_servers: Hash

@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, bpffs, egress, limits, orphans, pools, speakers, syscall
+from pylvs.datapath import _layout, bpffs, egress, limits, orphans, parties, pools, speakers, syscall
 from pylvs.datapath.layout import SERVICE
 from pylvs.datapath.pools import Member, Pool
 from pylvs.datapath.records import endpoint_of, serves, service_key
@@ -146,6 +146,7 @@ class JournaledTable(ServiceTable):
     def _new(self, wanted: Wanted, number: int, free_dests: Iterator[int]) -> dict[str, Any]:
         """How a service comes into being."""
         key, made = service_key(wanted.service), self._instance.config.get(0, "generation")
+        parties.invite_service(self._instance, key)
         members, newcomers, back = self._members_of(wanted, number, key, made, {}, free_dests)
         servers = b"".join(member.pack() for member, _ in members)
         pool = self._bound(wanted.service, servers, newcomers)
@@ -203,6 +204,7 @@ class JournaledTable(ServiceTable):
                 local = is_local
             last = server.weight or (before[dest].last_weight if dest in before else 0)
             members.append((_member(dest, server, last), local))
+            parties.invite_server(self._instance, server)
         return members, newcomers, back
 
     def _step(

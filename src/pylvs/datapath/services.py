@@ -14,7 +14,7 @@ from _socket import htons
 from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, egress, limits, numbers, orphans, pools, speakers, tunnels
+from pylvs.datapath import _layout, egress, limits, numbers, orphans, parties, pools, speakers, tunnels
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
 from pylvs.datapath.pools import Member, Pool, Pools, Row
@@ -181,6 +181,7 @@ class ServiceTable:
         number = numbers.free_service(instance, memory.free_service)
         key = service_key(service)
         pool = memory.pools.write(number, self._bound(service, b""))
+        parties.invite_service(instance, key)
         memory.free_service = number + 1
         self._begin(number)
         made = instance.config.get(0, "generation")
@@ -255,6 +256,7 @@ class ServiceTable:
         member = _member(dest, server, server.weight)
         old = memory.pools.read(number)
         pool = self._changed(number, old, member.pack() + old.servers, lambda place: place + 1, {dest: record})
+        parties.invite_server(instance, server)
         self._begin(number)
         if known is None:
             memory.free_dest = dest + 1
@@ -298,6 +300,7 @@ class ServiceTable:
             raise NoSuchDestination("the service has no such real server")
         was = memory.pools.member(slot, place)
         member = _member(dest, server, server.weight or was.last_weight)
+        parties.invite_server(self._instance, server)
         only_weight = member == was._replace(weight=member.weight, last_weight=member.last_weight)
         if only_weight and not memory.pools.scheduler(slot).weighs(was, member):
             self._begin(number)

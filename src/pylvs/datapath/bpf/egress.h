@@ -116,12 +116,15 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	return SENT_TO_LO;
 }
 
+/* Not that of the packet that came in: pieces and copies leave while the other program still works on it. */
+MAP(leaving_packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
+
 SEC("tc")
 int egress(struct __sk_buff *skb)
 {
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
+	struct packet *p = at(&leaving_packets, 0);
 	int reason = UP_JUST_ENDED;
-	PACKET(p);
 
 	if (!p)
 		return TC_ACT_UNSPEC;

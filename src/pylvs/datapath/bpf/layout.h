@@ -26,6 +26,13 @@ enum limit {
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
+/* By what an address is found in the map `parties` (fragment.h): the upper 16 bits of its words' sum without carry times
+ * the factor. */
+enum party_bits {
+	PARTY_BITS = 1 << 16,
+	PARTY_FACTOR = 0x61c88647,
+};
+
 union address {
 	__u32 word[4];
 	__u8 byte[16];
@@ -65,4 +72,5 @@ union names {
 	enum dest_flag dest_flag;
 	enum tunnel tunnel;
 	enum reason reason;
+	enum party_bits party_bits;
 };

@@ -183,6 +183,8 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 	return plain;
 }
 
+#include "fragment.h"
+
 /* One-packet scheduling: a connection that begins and ends with this packet, and is never in the table (facts 2.5). */
 static __always_inline void once_ended(struct birth *birth, struct dest_load *load, __u64 now)
 {
@@ -210,6 +212,8 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
+	if (p->fragment)
+		first_goes(&way, birth->dest, birth->flags & CONN_METHOD, 0);
 	if (d->flags & DEST_LOCAL)
 		reason = to_local_server(skb, p, &way, out);
 	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
@@ -238,6 +242,8 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 	way.address = d->key.address;
 	way.port = d->key.port;
 	load_bind(load, birth->flags);
+	if (p->fragment)
+		first_goes(&way, birth->dest, METHOD_MASQ, 1);
 	reason = forward_reply(skb, p, &way, out, now);
 	if (reason == FORWARDED_NAT_REPLY)
 		count(d, birth->dest, A_REPLY, p->length);
@@ -281,7 +287,12 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return UP_NO_SERVICE;
 	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
-	sweep_if_late(cfg, rt, now);
+	sweep_if_late(rt, now);
+	if (p->fragment) {
+		reason = first_comes(skb, p, out, now);
+		if (reason != RECEIVED)
+			return reason;
+	}
 
 	c = conn_find_fast(&p->tuple, now, &found);
 	if (TWO_TABLES && !c && found.again)	/* each of its two slots is moved once: the third look finds it */
@@ -352,6 +363,7 @@ static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct 
 }
 
 #include "related.h"
+#include "followers.h"
 #include "ftp/ftp.h"
 #include "orphan.h"
 #include "egress.h"
@@ -362,7 +374,9 @@ static __always_inline int step_of(const struct packet *p, int reason)
 	const struct config *cfg = at(&config, 0);
 	__u8 protocol = p->tuple.protocol;
 
-	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (p->fragment >= PIECE_LATER && (reason == UP_FRAGMENT || p->fragment == PIECE_CALLS))
+		return STEP_FRAGMENT;
+	if (reason == UP_PROTOCOL && !p->fragment && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
 	if (reason == DROPPED_BY_HELPER)
 		return STEP_FTP;
@@ -386,6 +400,8 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
+	if (p->fragment == PIECE_KNOWN)
+		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
 	return done(skb, p, &out, reason);
 }

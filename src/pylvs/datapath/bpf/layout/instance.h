@@ -53,6 +53,7 @@ enum reason {
 	UP_REPLY_TOO_BIG,
 	UP_REPLY_NOT_ROUTED,
 	UP_RELATED_UNKNOWN,
+	HELD_FRAGMENT,		/* those that wait now (held.h) */
 	DROPPED_TRUNCATED,
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
@@ -69,6 +70,9 @@ enum reason {
 	DROPPED_TUNNEL_TOO_NARROW,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
+	DROPPED_FRAGMENT,
+	DROPPED_FIRST_LOST,
+	DROPPED_HOLD_FULL,
 	DROPPED_BY_HELPER,
 	DROPPED_TUNNEL_ERROR,
 	DROPPED_ORPHAN,
@@ -83,6 +87,7 @@ enum reason {
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
 	STEP_RELATED,
+	STEP_FRAGMENT,
 	STEP_FTP,
 	STEP_ORPHAN,
 	STEPS,
@@ -207,6 +212,7 @@ struct runtime {
 	__u32 cache_round;	/* the minute in which caches were last looked through */
 	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
 	__u64 entries_dropped;	/* by drop_entry */
+	__u32 held_cursor;	/* the slot where the sweep goes on to look for fragments that wait in vain (held.h) */
 	__u32 awaiting;		/* connections that wait for a client whose port is not known yet */
 };
 

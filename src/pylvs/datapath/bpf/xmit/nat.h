@@ -131,7 +131,7 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 			ip->saddr = new_addr->word[0];
 		else
 			ip->daddr = new_addr->word[0];
-		if (!udp_sum)
+		if (!udp_sum && !p->fragment)	/* of a fragment nobody can tell what it should be */
 			return udp_fill_checksum(skb, l4, reply ? new_addr->word[0] : p->tuple.src.word[0],
 						 reply ? p->tuple.dst.word[0] : new_addr->word[0]);
 	} else {

@@ -101,7 +101,8 @@ static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_f
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->family = family;
 	fib->ifindex = LO_IFINDEX;
-	fib->tot_len = length > 0xffff ? 0xffff : length;
+	/* without a length the kernel would take that of the packet at hand, which may be on its way to be cut */
+	fib->tot_len = length > 0xffff ? 0xffff : length ? length : 1;
 	if (family == AF_INET) {
 		fib->ipv4_src = src->word[0];
 		fib->ipv4_dst = dst->word[0];
