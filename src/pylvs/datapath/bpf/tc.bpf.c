@@ -27,6 +27,7 @@
 #include "xmit/sum.h"
 #include "xmit/cut.h"
 #include "forward.h"
+#include "xmit/wrap.h"
 #include "xmit/mtu.h"
 #include "xmit/tunnel.h"
 #include "admit.h"

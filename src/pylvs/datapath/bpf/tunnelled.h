@@ -82,17 +82,16 @@ __noinline int tunnel_read(struct __sk_buff *skb, const struct packet *p)
 /* Does this tunnel lead to the real server of the connection whose packet is in it? */
 static __always_inline int tunnel_known(struct quote *q, const struct packet *p, struct wrap *w, __u64 now)
 {
-	const struct sysctls *sys = at(&sysctls, 0);
 	struct conn *c = conn_find(&q->packet.tuple, now, &q->found);
 	struct dest *d;
 
-	if (!c || !sys || q->found.from_server || conn_method(c) != METHOD_TUNNEL)
+	if (!c || q->found.from_server || conn_method(c) != METHOD_TUNNEL)
 		return 0;
 	q->dest = c->dest;
 	d = at(&dests, q->dest);
 	if (!d || d->family != p->tuple.family || !same_address(&d->address, &q->way.address, d->family))
 		return 0;
-	tunnel_describe(w, &q->packet, d, sys);
+	tunnel_describe(w, &q->packet, d);
 	if ((w->tunnel & TUNNEL_TYPE) != (q->tunnel & TUNNEL_TYPE))
 		return 0;
 	return (q->tunnel & TUNNEL_TYPE) != TUNNEL_GUE ||
@@ -122,14 +121,16 @@ static __always_inline __u32 told_mtu(struct __sk_buff *skb, const struct packet
 __noinline int tunnel_error(struct __sk_buff *skb, struct outcome *out, __u64 now)
 {
 	struct quote *q = at(&quotes, 0);
-	struct wrap *w = at(&wraps, 0);
+	struct tunnel_way *way = at(&tunnel_ways, 0);
 	__u32 mtu, strip, over, error;
+	struct wrap *w;
 	struct dest *d;
 	__u8 kind[2];
 	int reason;
 
-	if (!out || !q || !w)
+	if (!out || !q || !way)
 		return UP_RELATED_UNKNOWN;
+	w = &way->wrap;
 	if (bpf_skb_load_bytes(skb, q->error.l4, kind, sizeof(kind)) || !is_error(q->error.tuple.family, kind[0]))
 		return UP_RELATED_UNKNOWN;
 	reason = tunnel_read(skb, &q->error);
