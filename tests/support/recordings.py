@@ -14,7 +14,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 UNPLAYED = {
     "nat_icmp_send": "nat_icmp_send is not built yet",
-    "cache_bypass": "connections that bypass the real servers are not built yet",
 }
 
 Case = dict[str, Any]

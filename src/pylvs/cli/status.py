@@ -16,6 +16,7 @@ MEANING = {
     "forwarded_nat_request": "LVS-NAT, client to real server",
     "forwarded_nat_reply": "LVS-NAT, real server to client",
     "forwarded_route": "LVS-DR, client to real server",
+    "forwarded_bypass": "past the real servers, to where the client wanted to go (cache_bypass)",
     "forwarded_tunnel": "LVS-TUN, client to real server",
     "forwarded_related": "ICMP errors about connections, to that side whose packet they quote",
     "up_not_ip": "neither IPv4 nor IPv6: ARP and the like",

@@ -91,8 +91,8 @@ static __always_inline int quote_sum(struct __sk_buff *skb, const struct packet 
 	return 1;
 }
 
-static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packet *p, __u8 type, __u8 code, __u32 mtu,
-				       __u32 quote, __u64 sum)
+static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packet *p, const union address *from,
+				       __u8 type, __u8 code, __u32 mtu, __u32 quote, __u64 sum)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + MAC_LEN;
@@ -108,7 +108,7 @@ static __always_inline int icmp4_write(struct __sk_buff *skb, const struct packe
 	ip->id = bpf_get_prandom_u32();
 	ip->ttl = 64;
 	ip->protocol = IPPROTO_ICMP;
-	ip->saddr = p->tuple.dst.word[0];
+	ip->saddr = from->word[0];
 	ip->daddr = p->tuple.src.word[0];
 	ip->frag_off = 0;
 	ip->check = 0;
@@ -161,6 +161,31 @@ static __always_inline void own_source(struct __sk_buff *skb, const struct packe
 		*from = *known;
 }
 
+/* The VIP if it is the director's own, which it need not be: the director may be on the way there. Then what it would
+ * say something to the client from. */
+__noinline int own_ipv4_source(struct __sk_buff *skb, const struct packet *p, union address *from)
+{
+	struct own_address key = { .address.word[2] = bpf_htonl(0xffff) };
+	union address any = {}, *known;
+	struct bpf_fib_lookup fib;
+
+	if (!p || !from)
+		return 0;
+	*from = p->tuple.dst;
+	if (route_ask(skb, &fib, AF_INET, &any, &p->tuple.dst, 0) == ROUTED_NOWHERE)
+		return 1;
+	if (route_ask(skb, &fib, AF_INET, &any, &p->tuple.src, 0) != ROUTED_NOWHERE)
+		key.ifindex = fib.ifindex;
+	known = bpf_map_lookup_elem(&own_addresses, &key);
+	if (!known) {
+		key.ifindex = 0;
+		known = bpf_map_lookup_elem(&own_addresses, &key);
+	}
+	if (known)
+		*from = *known;
+	return 1;
+}
+
 /* Turn the packet into the error about it and send that to the client; the answer is the program's verdict. */
 __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error error, __u32 mtu)
 {
@@ -190,7 +215,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 		type = error == ERROR_TTL ? ICMP4_EXCEEDED : ICMP4_UNREACHABLE;
 		code = error == ERROR_PORT ? ICMP4_PORT : error == ERROR_HOST ? ICMP4_HOST :
 		       error == ERROR_TOO_BIG ? ICMP4_TOO_BIG : 0;
-		from = p->tuple.dst;
+		own_ipv4_source(skb, p, &from);
 	}
 	limit = ipv6 ? ICMPV6_QUOTE : ICMP_QUOTE;
 	quote = p->length > limit ? limit : p->length;
@@ -205,7 +230,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	if (bpf_skb_change_head(skb, (ipv6 ? 48 : 28) + MAC_LEN - ETH_LEN, 0))
 		return TC_ACT_SHOT;
 	if (ipv6 ? !icmp6_write(skb, p, &from, type, code, mtu, quote, sum) :
-		   !icmp4_write(skb, p, type, code, mtu, quote, sum))
+		   !icmp4_write(skb, p, &from, type, code, mtu, quote, sum))
 		return TC_ACT_SHOT;
 	note(ANSWERED_ICMP);
 	return frame_transmit(skb, &fib, routed == ROUTED_UNRESOLVED);

@@ -45,6 +45,7 @@ union names {
 	enum resizing resizing;
 	enum step step;
 	enum conn_flag conn_flag;
+	enum dest_number dest_number;
 	enum family_bit family_bit;
 	enum mark_limit mark_limit;
 	enum service_flag service_flag;

@@ -69,6 +69,35 @@ __noinline int follow(struct packet *p, const struct found *was, __u64 now)
 	return 1;
 }
 
+static __always_inline int past_all(int reason)
+{
+	return reason == FORWARDED_ROUTE ? FORWARDED_BYPASS : reason;
+}
+
+/* A packet of a connection without a real server: a request goes on to where it was going, and a reply is on its way
+ * anyhow. They count for nobody. */
+__noinline int bypass(struct __sk_buff *skb, struct packet *p, const struct found *found, struct outcome *out, __u64 now)
+{
+	const struct config *cfg = at(&config, 0);
+	struct way way = {};
+	struct conn *c;
+
+	if (!p || !found || !out || !cfg)
+		return UP_JUST_ENDED;
+	c = conn_at(found->number);
+	if (!c || conn_method(c) != METHOD_BYPASS || !conn_same(c, found))
+		return UP_JUST_ENDED;
+	if (found->from_server && p->ttl <= 1)
+		return UP_REPLY_TTL;
+	state_move(cfg, c, found, p, found->from_server ? OUTPUT : INPUT);
+	conn_touch(c, now);
+	if (found->from_server)
+		return UP_REPLY_UNCHANGED;
+	c->packets++;
+	way.address = p->tuple.dst;
+	return past_all(forward_request(skb, p, &way, out, now));
+}
+
 static __always_inline int request(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
 				   struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
@@ -76,7 +105,9 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	struct dest *d = at(&dests, dest);
 	struct way way = { .nat = conn_method(c) == METHOD_MASQ, .port = c->dport };
 
-	if (!d || !conn_same(c, found))
+	if (!d)
+		return bypass(skb, p, found, out, now);
+	if (!conn_same(c, found))
 		return UP_JUST_ENDED;
 	way.address = d->address;
 	count(d, dest, A_REQUEST, p->length);
@@ -101,7 +132,9 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	int reason;
 
 	conn_vaddr(c, &way.address);
-	if (!d || !conn_same(c, found))
+	if (!d)
+		return bypass(skb, p, found, out, now);
+	if (!conn_same(c, found))
 		return UP_JUST_ENDED;
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
 	reason = forward_reply(skb, p, &way, out, now);
@@ -155,13 +188,15 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 
 	if (!p || !out || !birth)
 		return UP_JUST_ENDED;
+	way.address = birth->daddr;
+	way.port = birth->dport;
+	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	if (birth->dest == DEST_NONE)
+		return past_all(forward_request(skb, p, &way, out, now));
 	d = at(&dests, birth->dest);
 	load = at(&dest_loads, birth->dest);
 	if (!d || !load)
 		return UP_JUST_ENDED;
-	way.address = birth->daddr;
-	way.port = birth->dport;
-	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
 	if (d->flags & DEST_LOCAL)
