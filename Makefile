@@ -3,6 +3,7 @@ PY     ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 BPF    := $(wildcard src/pylvs/datapath/bpf/*.[ch] src/pylvs/datapath/bpf/*/*.h)
+SHARE  := $(wildcard share/*.py share/man/*.8 share/completion/*.in)
 LAYOUT := src/pylvs/datapath/_layout.py
 
 .PHONY: demo test setup bpf deps bench lint clean
@@ -28,7 +29,7 @@ $(VENV)/.test: $(VENV)/.made
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-$(LAYOUT): hatch_build.py $(BPF) | deps
+$(LAYOUT): hatch_build.py $(BPF) $(SHARE) | deps
 	$(PY) hatch_build.py
 
 bpf: $(LAYOUT)

@@ -1,4 +1,5 @@
-"""Build hook: compile the eBPF objects with clang, and write Python's view of their layout from their BTF.
+"""Build hook: compile the eBPF objects with clang, write Python's view of their layout from their BTF, and then what is
+installed below share/: manual pages and completions.
 
 Also a command: `python hatch_build.py` does the same in the tree, for `make`.
 """
@@ -31,6 +32,7 @@ SHARED = (
     "back",
     "more",
     "call_id",
+    "ftp_talk",
     "group",
     "tuple",
     "service_key",
@@ -136,9 +138,15 @@ def write_layout() -> None:
     fresh.replace(DATAPATH / "_layout.py")
 
 
+def write_share() -> None:
+    """Write share/made/ from what the programs say of themselves; they need the layout for that."""
+    subprocess.run([sys.executable, "-B", str(ROOT / "share" / "make.py"), str(ROOT / "share" / "made")], check=True)
+
+
 def build() -> None:
     compile_objects()
     write_layout()
+    write_share()
 
 
 try:

@@ -172,6 +172,10 @@ def _by_cpu(director: Director) -> list[Stats]:
 
 def _applications(director: Director, hz: int) -> Iterator[bytes]:
     yield b"prot port    usecnt name"
+    ports = director.ftp_ports()
+    used = Counter(director.helped_connections()) if ports else Counter[int]()
+    for port in sorted(ports):
+        yield f"TCP  {port:<7} {used[port]:<6} {'ftp':<17}".encode()
 
 
 def _status(director: Director, hz: int) -> Iterator[bytes]:

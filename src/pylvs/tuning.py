@@ -1,12 +1,12 @@
-"""What a Director does about its timeouts and sysctls."""
+"""What a Director does about its timeouts, sysctls and the FTP helper's ports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from pylvs import sysctl as names
-from pylvs.datapath import sysctls
-from pylvs.datapath._layout import TIMEOUT_UDP
+from pylvs.datapath import connections, ftpports, sysctls
+from pylvs.datapath._layout import CONN_FTP, TIMEOUT_UDP
 from pylvs.errors import InvalidValue
 from pylvs.model import Timeouts
 from pylvs.protocols import tcp, udp
@@ -85,6 +85,34 @@ class Tuning:
             for where, seconds in wanted.items():
                 present[PLACES.index(where)] = seconds * 1000
             self._instance.set_timeouts(present)
+
+    # ---- the FTP helper ---------------------------------------------------------------------------------------------
+
+    def ftp_ports(self) -> tuple[int, ...]:
+        """The ports on which the FTP helper reads along with LVS-NAT connections; the kernel's `ports` of ip_vs_ftp."""
+        return ftpports.DEFAULT if self._instance is None else ftpports.read(self._instance)
+
+    def helped_connections(self) -> Iterator[int]:
+        """The virtual port of each connection on which the FTP helper reads along."""
+        if self._instance is not None:
+            for entry in connections.entries(self._instance):
+                if entry.flags & CONN_FTP and not entry.template:
+                    yield entry.vport
+
+    def set_ftp_ports(self, ports: Iterable[int]) -> None:
+        """Let it read along on these, and no others; on none: there is no helper. New connections follow, in one step
+        (facts section 10).
+
+        Args:
+            ports: at most 8.
+
+        Raises:
+            InvalidValue: one is not 1 to 65535, or there are too many; nothing is changed.
+        """
+        wanted = ftpports.checked(ports)
+        with self._changing():
+            assert self._instance is not None
+            ftpports.write(self._instance, wanted)
 
     # ---- sysctls ----------------------------------------------------------------------------------------------------
 

@@ -26,11 +26,18 @@ def _file(lvs: Harness, name: str) -> str:
 
 @pytest.mark.parametrize("step", EMPTY["proc_empty"], ids=lambda step: step["cmd"].split("/")[-1])
 def test_of_a_director_without_services(lvs: Harness, step: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    lvs.director.set_ftp_ports(())  # ip_vs_ftp was not loaded
     monkeypatch.setattr(proc, "possible_cpus", lambda: 1)
     monkeypatch.setattr(lvs.director.instance.counters, "_cpus", 1)
     monkeypatch.setattr(lvs.director.instance.counters, "rows", lambda number: [(0, 0, 0, 0, 0)])
     ours = _file(lvs, step["cmd"].removeprefix("cat "))
     assert SIZE.sub("", ours) == SIZE.sub("", step["stdout"])
+
+
+def test_the_helper(lvs: Harness) -> None:
+    (case,) = (case for case in cases("proc") if "app_init_netns" in case)
+    (step,) = case["app_init_netns"]
+    assert _file(lvs, "net/ip_vs_app") == step["stdout"]
 
 
 def _blocks(text: str) -> set[str]:

@@ -109,7 +109,7 @@ def test_interface_that_is_not_there(command: str) -> None:
 def test_sizes_out_of_range(options: str, message: str) -> None:
     done = sh(f"pylvs load {options}; echo $?; pylvs status")
     assert message in done.stderr
-    assert done.stdout.startswith("1\nno director is loaded")
+    assert done.stdout.startswith("2\nno director is loaded")
 
 
 @needs_root
@@ -127,7 +127,7 @@ def test_another_size_for_a_running_table() -> None:
     load = "pylvs load --conn-tab-bits"
     done = sh(f"{load} 12; {load} 13; {load} 13; {load} 27; echo $?; ipvsadm -Ln | head -1; pylvs unload")
     assert "has 8192 slots; it had 4096\nthe connection table has 8192 slots already\n" in done.stdout
-    assert "\n1\nIP Virtual Server version 1.2.1 (size=8192)\n" in done.stdout
+    assert "\n2\nIP Virtual Server version 1.2.1 (size=8192)\n" in done.stdout
     assert "2^27 is out of range; it may be 2^12 to 2^26" in done.stderr
 
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from pylvs.datapath import _layout as layout
 from pylvs.datapath.instance import Instance
-from pylvs.datapath.layout import BACK, CONN, CONN_IPV4, CONN_REST, MORE, REASONS
+from pylvs.datapath.layout import BACK, CONN, CONN_IPV4, CONN_REST, MORE, REASONS, TUPLE
 from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
-PROGRAMS = ["catch_up", "decide", "flush", "ingress", "purge", "related", "start", "steps_"]
+PROGRAMS = ["catch_up", "decide", "flush", "ftp", "ingress", "purge", "related", "start", "steps_"]
 """What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS
 
@@ -36,6 +36,7 @@ class _Connection(NamedTuple):
     dest: int
     nat: bool
     inactive: bool
+    flags: int
     more: int
     """Number of the slot with its rest, or -1."""
     control: int
@@ -95,6 +96,7 @@ class _Books:
             dest,
             kind == layout.SLOT_CONN and status >> 8 & layout.CONN_METHOD == MASQ,
             bool(status >> 8 & layout.CONN_INACTIVE),
+            status >> 8 & 0xFFFF,
             (place // _SLOTS * _SLOTS + more - 1) | self.parity if more else -1,
             CONN_REST.get(rest, 0, "control") - 1,
             CONN_REST.get(rest, 0, "controls"),
@@ -166,6 +168,20 @@ class _Books:
         keys = len(self.instance.call_ids.keys())
         assert keys == len(named), f"{keys} Call-IDs for {len(named)} templates"
 
+    def check_helper(self) -> None:
+        """What the FTP helper remembers is of connections that it reads along on; who waits for a client is counted."""
+        found = self.connections.values()
+        helped = {
+            TUPLE.pack(src=c.key[0].ljust(16, b"\0"), dst=c.key[1].ljust(16, b"\0"), sport=c.key[2], dport=c.key[3],
+                       protocol=c.key[4], family=c.key[5])
+            for c in found if c.flags & layout.CONN_FTP and not c.template
+        }  # fmt: skip
+        talks = set(self.instance.ftp_talks.keys())
+        assert talks <= helped, f"{len(talks - helped)} of {len(talks)} FTP connections are gone"
+        waiting = [c for c in found if c.flags & layout.CONN_NO_CPORT]
+        assert all(c.nat and not c.key[2] and c.control >= 0 for c in waiting), waiting
+        assert self.instance.runtime.get(0, "awaiting") == len(waiting)
+
     def check_counters(self) -> tuple[int, int]:
         """Real servers' loads and packets' reasons; (connections, active ones)."""
         instance = self.instance
@@ -195,6 +211,7 @@ def books(instance: Instance) -> tuple[int, int]:
     found.check_groups()
     found.check_references()
     found.check_control()
+    found.check_helper()
     return found.check_counters()
 
 

@@ -239,6 +239,16 @@ def test_restore_command_empties_the_table_first() -> None:
     assert process("-x", entry="main_save").returncode == 1
 
 
+def test_restore_command_leaves_comments_out_and_reads_before_it_empties_the_table() -> None:
+    """As the original's script; `ipvsadm -R` knows no comments."""
+    director = TABLE.replace("def flush(self): pass", "def flush(self): print('flush', __import__('os').read(0, 9))")
+    done = process(director=director, entry="main_restore", input=b"# -L\n-C\n#\xff\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"flush b''\n" * 2, b"")
+    done = process(director=director, entry="main_restore", input=b" # x\n")
+    assert (done.returncode, done.stdout) == (255, b"flush b''\n")
+    assert process("-R", director=director, input=b"# x\n").returncode == 255
+
+
 def test_a_listing_imports_little() -> None:
     director = TABLE.replace("def close(self): pass", "def close(self):\n        import sys; print(*sys.modules)")
     done = process("-Ln", director=director)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from make import files
+
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("src", "pyproject.toml", "hatch_build.py", "README.md")
+SOURCES = ("src", "share", "pyproject.toml", "hatch_build.py", "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("obj", "_layout.py", "__pycache__"))
+            shutil.copytree(
+                source, copy / name, ignore=shutil.ignore_patterns("obj", "made", "_layout.py", "__pycache__")
+            )
         else:
             shutil.copy(source, copy / name)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
@@ -38,6 +42,14 @@ def test_carries_the_programs(wheel: Path) -> None:
         assert f"pylvs/datapath/{wanted}" in names
     scripts = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
     assert "ipvsadm = " in scripts and "pylvs = " in scripts
+
+
+def test_carries_pages_and_completions(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    found = {name.partition(".data/data/share/")[2]: name for name in archive.namelist() if ".data/data/share/" in name}
+    assert found.keys() == files().keys()
+    for name, text in files().items():
+        assert archive.read(found[name]).decode() == text
 
 
 def test_works_unpacked_and_needs_nothing_else(wheel: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """pylvs conns: the connections of this network namespace's director, chosen, counted, listed and ended."""
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from pylvs.cli.parsing import Parser
 from pylvs.datapath import _layout
 from pylvs.datapath.connections import GROUPINGS, Entry, Reader, entries
 from pylvs.director import Director
@@ -20,15 +20,14 @@ List connections, as `ipvsadm -Lcn` does, and how each is forwarded and how many
 packets came from its client. What is not given is any; what is given must all
 apply. Nothing is changed.
 """
-_EXAMPLES = """\
-examples:
-  pylvs conns --rip 10.1.1.11                     who is still on a real server
-  pylvs conns --count --service 192.168.1.110:80  how many a service has
-  pylvs conns --by rip --state ESTABLISHED        how they are spread
-  pylvs conns --by client | head                  who has most
-  pylvs conns --json --client 10.0.0.0/8          for a program
-  pylvs conns flush --help                        ending connections
-"""
+_EXAMPLES = (
+    ("pylvs conns --rip 10.1.1.11", "who is still on a real server"),
+    ("pylvs conns --count --service 192.168.1.110:80", "how many a service has"),
+    ("pylvs conns --by rip --state ESTABLISHED", "how they are spread"),
+    ("pylvs conns --by client | head", "who has most"),
+    ("pylvs conns --json --client 10.0.0.0/8", "for a program"),
+    ("pylvs conns flush --help", "ending connections"),
+)
 _FLUSH_DESCRIPTION = """\
 End connections at once, without waiting for their time to be over. Their clients'
 next packets find no connection: to TCP the stack answers RST, UDP is scheduled
@@ -36,22 +35,19 @@ anew. Counters (ActiveConn, InActConn) are right at once. Services and real
 servers stay as they are; to keep new connections off a real server, set its
 weight to 0 first.
 """
-_FLUSH_EXAMPLES = """\
-examples:
-  pylvs conns flush --dry-run --rip 10.1.1.11     how many that would be
-  pylvs conns flush --rip 10.1.1.11               let go of a dead real server's
-  pylvs conns flush --state SYN_RECV --client 203.0.113.0/24
-  pylvs conns flush --all
-"""
+_FLUSH_EXAMPLES = (
+    ("pylvs conns flush --dry-run --rip 10.1.1.11", "how many that would be"),
+    ("pylvs conns flush --rip 10.1.1.11", "let go of a dead real server's"),
+    ("pylvs conns flush --state SYN_RECV --client 203.0.113.0/24", "half-open ones of a network"),
+    ("pylvs conns flush --all", "everything"),
+)
 
 
-def _parser(flush: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(flush: bool) -> Parser:
+    parser = Parser(
         prog="pylvs conns flush" if flush else "pylvs conns",
         description=_FLUSH_DESCRIPTION if flush else _DESCRIPTION,
-        epilog=_FLUSH_EXAMPLES if flush else _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # or `--a` would be --all
+        examples=_FLUSH_EXAMPLES if flush else _EXAMPLES,
     )
     which = parser.add_argument_group("which connections")
     which.add_argument(
@@ -80,6 +76,11 @@ def _parser(flush: bool) -> argparse.ArgumentParser:
         )
         output.add_argument("--json", action="store_true", help="one object on each line; times are milliseconds")
     return parser
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return [_parser(flush=False), _parser(flush=True)]
 
 
 def main(argv: list[str]) -> int:

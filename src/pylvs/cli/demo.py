@@ -7,6 +7,7 @@ from collections import Counter
 from types import FrameType
 from typing import NamedTuple
 
+from pylvs.cli.parsing import Parser
 from pylvs.lab import Lab, LabError
 
 CONNECTIONS = 12
@@ -37,11 +38,22 @@ ACTS = (
 )
 
 
+_DESCRIPTION = """\
+A minute's tour: LVS-NAT and LVS-DR with real clients and real servers, each in a
+network namespace of its own on this machine; what is typed, and what ipvsadm then
+shows. Nothing is left behind.
+"""
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    exits = {0: "every connection was answered, by every real server in turn", 1: "not so: see what is printed"}
+    return [Parser(prog="pylvs demo", description=_DESCRIPTION, examples=[("pylvs demo", "")], exits=exits)]
+
+
 def main(argv: list[str]) -> int:
     """Run the demo; 0 if every connection was answered and every real server had its part."""
-    if argv:
-        print("usage: pylvs demo\n\n" + (__doc__ or ""), end="\n")
-        return 0 if argv[0] in ("-h", "--help") else 2
+    parsers()[0].parse_args(argv)
     # An exception takes the labs down on the way out; the signal's default would leave them.
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -2,57 +2,81 @@
 
 import argparse
 
+from pylvs.cli.parsing import Parser, number
 from pylvs.datapath import instance, interfaces, loading, resize
-from pylvs.errors import DatapathError
+from pylvs.errors import DatapathError, InvalidValue
+
+_LOAD = """\
+Load the packet path into this network namespace and attach it to every interface.
+If it is loaded already, its programs are replaced by this version's, without
+losing a connection. ipvsadm does the first by itself when something is configured.
+"""
+_LOAD_EXAMPLES = (
+    ("pylvs load", "load, or put this version in force"),
+    ("pylvs load --conn-tab-bits 21", "a table of 2^21 slots; connections stay"),
+)
+_UNLOAD = """\
+Remove the packet path from this network namespace, with all services, connections
+and counters. Packets then take the stack's own way.
+"""
+_UNLOAD_EXAMPLES = (("ipvsadm-save -n > /root/rules; pylvs unload", "keep the rules, forget the rest"),)
+_ATTACH = """\
+Put the packet path on an interface that appeared after it was loaded, or that was
+detached.
+"""
+_DETACH = """\
+Take the packet path off an interface: its packets take the stack's own way.
+"""
+_PRUNE = """\
+Remove what is pinned for network namespaces that no longer exist. Those that do
+are left alone.
+"""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pylvs", add_help=False)
+def _parser() -> Parser:
+    parser = Parser(prog="pylvs", add_help=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    load = commands.add_parser(
-        "load",
-        help="load the packet path",
-        description="Load the packet path into this network namespace and attach it to every interface. "
-        "If it is loaded already, its programs are replaced by this version's, without losing a connection. "
-        "ipvsadm does the first by itself when something is configured.",
-    )
+    load = commands.add_parser("load", description=_LOAD, examples=_LOAD_EXAMPLES)
     load.add_argument(
         "--conn-tab-bits",
-        type=int,
+        type=number,
         metavar="N",
         help="size of the connection table: 2^N slots (12 to 26); default: by the machine's memory. An IPv4 connection "
         "takes one slot, under LVS-NAT two. Changed while packets pass if the packet path is loaded already",
     )
     load.add_argument(
         "--max-services",
-        type=int,
+        type=number,
         metavar="N",
         help="room for N virtual services; default: by the machine's memory, 4096 to 16384",
     )
     load.add_argument(
         "--max-dests",
-        type=int,
+        type=number,
         metavar="N",
         help="room for N real servers; default: by the machine's memory, 16384 to 131072",
     )
-    commands.add_parser(
-        "unload",
-        description="Remove the packet path from this network namespace, with all services, connections and counters. "
-        "Packets then take the stack's own way.",
-    )
-    for name, text in (
-        ("attach", "Put the packet path on an interface that appeared after it was loaded, or was detached."),
-        ("detach", "Take the packet path off an interface: its packets take the stack's own way."),
-    ):
-        commands.add_parser(name, description=text).add_argument("interface", metavar="IFACE")
-    commands.add_parser("prune", description="Remove the pinned state of network namespaces that no longer exist.")
+    commands.add_parser("unload", description=_UNLOAD, examples=_UNLOAD_EXAMPLES)
+    for name, text in (("attach", _ATTACH), ("detach", _DETACH)):
+        one = commands.add_parser(name, description=text, examples=[(f"pylvs {name} eth1", "")])
+        one.add_argument("interface", metavar="IFACE", help="its name, as ip link shows it")
+    commands.add_parser("prune", description=_PRUNE, examples=[("pylvs prune", "")])
     return parser
 
 
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return list(_parser().subcommands().values())
+
+
 def main(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.command == "load":
-        return _load(arguments)
+        try:
+            return _load(arguments)
+        except InvalidValue as error:  # a size that cannot be, whatever there is
+            parser.subcommands()["load"].error(str(error))
     if arguments.command == "unload":
         print("unloaded" if loading.unload() else "nothing was loaded")
         return 0

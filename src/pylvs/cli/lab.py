@@ -5,6 +5,7 @@ import os
 import sys
 
 import pylvs.lab.namespaces as ns
+from pylvs.cli.parsing import Parser, number
 from pylvs.lab import state
 from pylvs.lab.lab import Lab, LabError, environment, require_root, take_down
 from pylvs.lab.processes import is_alive
@@ -25,35 +26,69 @@ def main(argv: list[str]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pylvs lab", description=__doc__)
+_DESCRIPTION = """\
+Client, router, director and real servers, each in a network namespace of its own
+on this machine, to try things in: with a web server on the real servers, and the
+director's ipvsadm and pylvs at hand. Nothing of it reaches the machine's network.
+"""
+_EXAMPLES = (
+    ("pylvs lab up nat", "client, director, three real servers"),
+    ("pylvs lab exec director ipvsadm -A -t 192.168.1.110:80 -s rr", ""),
+    ("pylvs lab exec director ipvsadm -a -t 192.168.1.110:80 -r 10.1.1.11 -m", ""),
+    ("pylvs lab exec client curl http://192.168.1.110/", ""),
+    ("pylvs lab down", "and nothing is left"),
+)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="pylvs lab", description=_DESCRIPTION, examples=_EXAMPLES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    up = commands.add_parser("up", help="build a lab and leave it up")
-    up.add_argument("topology", choices=TOPOLOGIES)
+    up = commands.add_parser(
+        "up", help="build a lab and leave it up", examples=[("pylvs lab up dr --realservers 5", "")],
+        description="Build a lab, and show what to type in it. It stays until pylvs lab down.",
+    )  # fmt: skip
+    up.add_argument("topology", choices=TOPOLOGIES, help="pylvs lab show draws them")
     up.add_argument("--name", help="of this lab; default: the topology's")
-    up.add_argument("--realservers", type=int, metavar="K", help="how many (default 3)")
+    up.add_argument("--realservers", type=number, metavar="K", help="how many (default 3)")
     up.set_defaults(run=_up)
 
-    usage = "pylvs lab exec [--name LAB] HOST COMMAND..."
-    execute = commands.add_parser("exec", help="run a command on a host", usage=usage)
-    execute.add_argument("--name", help="which lab, when more than one is up")
-    execute.add_argument("host")
-    execute.add_argument("command", nargs=argparse.REMAINDER)
+    execute = commands.add_parser(
+        "exec", help="run a command on a host", usage="pylvs lab exec [--name LAB] HOST COMMAND...",
+        description="Run a command on a host of a lab; without one, a shell.",
+        examples=[("pylvs lab exec director ipvsadm -Ln", "")], exits={0: "the command's own exit code, if it ran"},
+    )  # fmt: skip
+    execute.add_argument("--name", metavar="LAB", help="which lab, when more than one is up")
+    execute.add_argument("host", metavar="HOST", help="client, director, rs1, ...; pylvs lab show names them")
+    execute.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="and its arguments")
     execute.set_defaults(run=_exec)
 
-    show = commands.add_parser("show", help="draw a topology, or a lab that is up, with its addresses")
-    show.add_argument("name", nargs="?", help="a topology or a lab; default: the lab that is up")
+    show = commands.add_parser(
+        "show", help="draw a topology, or a lab that is up, with its addresses", examples=[("pylvs lab show dr", "")],
+        description="Draw a topology, or a lab that is up, with its addresses and processes.",
+    )  # fmt: skip
+    show.add_argument("name", metavar="NAME", nargs="?", help="a topology or a lab; default: the lab that is up")
     show.set_defaults(run=_show)
 
-    listing = commands.add_parser("list", help="the labs that are up")
+    listing = commands.add_parser(
+        "list", help="the labs that are up", examples=[("pylvs lab list", "")],
+        description="Show which labs are up, and who holds them.",
+    )  # fmt: skip
     listing.set_defaults(run=_list)
 
-    down = commands.add_parser("down", help="remove a lab, or what a killed process left of one")
-    down.add_argument("name", nargs="?")
+    down = commands.add_parser(
+        "down", help="remove a lab, or what a killed process left of one", examples=[("pylvs lab down --all", "")],
+        description="Remove a lab with all its namespaces and processes, or what a killed process left of one.",
+    )  # fmt: skip
+    down.add_argument("name", metavar="NAME", nargs="?", help="default: the lab that is up")
     down.add_argument("--all", action="store_true", help="every lab, except those that a running process holds")
     down.set_defaults(run=_down)
     return parser
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return [_parser()]
 
 
 def _up(arguments: argparse.Namespace) -> int:

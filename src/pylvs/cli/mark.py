@@ -5,6 +5,7 @@ import sys
 from _socket import AF_INET
 from collections.abc import Sequence
 
+from pylvs.cli.parsing import Parser
 from pylvs.director import Director
 from pylvs.errors import InvalidValue
 from pylvs.marks import FAMILIES, mark_number, mark_route, mark_rule
@@ -37,23 +38,31 @@ packets pass the FORWARD chain, which must let them. The routing rule for the
 local table is moved behind ours, so that it works for addresses of the director's
 own, too. pylvs unload takes all of it away.
 """
-_ROUTE_EXAMPLES = """\
-examples:
-  pylvs mark route 1                   IPv4 and IPv6, as far as they are forwarded
-  pylvs mark route 0x10/0xf0           whatever has these bits
-  pylvs mark route 1 --family ipv6
-  pylvs mark route list
-  pylvs mark route del 1
-"""
-_EXAMPLES = """\
-examples:
-  pylvs mark add --dst 207.175.44.110/31 --proto tcp --dport 80,443 --mark 1
-  pylvs mark add --in eth0 --proto udp --dport 5000:5999 --mark 2
-  pylvs mark add --dst 2001:db8::110 --proto tcp --dport http,https --mark 1
-  pylvs mark add --insert --src 10.0.0.0/8 --mark 0
-  pylvs mark list
-  pylvs mark del 2
-  iptables-save -t mangle | pylvs mark import
+_ROUTE_EXAMPLES = (
+    ("pylvs mark route 1", "IPv4 and IPv6, as far as they are forwarded"),
+    ("pylvs mark route 0x10/0xf0", "whatever has these bits"),
+    ("pylvs mark route 1 --family ipv6", "one family"),
+    ("pylvs mark route list", "what is routed"),
+    ("pylvs mark route del 1", "no longer"),
+)
+_ADD_EXAMPLES = (
+    ("pylvs mark add --dst 207.175.44.110/31 --proto tcp --dport 80,443 --mark 1", "two addresses"),
+    ("pylvs mark add --in eth0 --proto udp --dport 5000:5999 --mark 2", "by interface"),
+    ("pylvs mark add --dst 2001:db8::110 --proto tcp --dport http,https --mark 1", "IPv6, names"),
+    ("pylvs mark add --insert --src 10.0.0.0/8 --mark 0", "exempt a network"),
+)
+_DELETE_EXAMPLES = (
+    ("pylvs mark del 2", "the second"),
+    ("pylvs mark del --in eth0 --proto udp --dport 5000:5999 --mark 2", "by its words"),
+)
+_IMPORT_EXAMPLES = (
+    ("iptables-save -t mangle | pylvs mark import --dry-run", "what would be added"),
+    ("iptables-save -t mangle | pylvs mark import", "add it"),
+)
+_EXAMPLES = (*_ADD_EXAMPLES, ("pylvs mark list", "in order"), _DELETE_EXAMPLES[0], _IMPORT_EXAMPLES[1])
+_ADD = """\
+Add a rule: packets that all of its words fit get its mark. It goes behind the
+others, or with --insert into a place among them.
 """
 
 
@@ -70,32 +79,36 @@ def _words(parser: argparse.ArgumentParser, needed: bool) -> None:
     which.add_argument("--mark", metavar="MARK", required=needed, help="the mark: 1, or 0x1; 0: none")
 
 
-def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="pylvs mark", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=style, allow_abbrev=False
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="pylvs mark", description=_DESCRIPTION, examples=_EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = commands.add_parser("add", help="add a rule behind the others", allow_abbrev=False)
+    add = commands.add_parser("add", help="add a rule behind the others", description=_ADD, examples=_ADD_EXAMPLES)
     _words(add, needed=True)
     add.add_argument(
         "--insert", nargs="?", const="1", metavar="PLACE", help="not behind the others but in this place (default 1)"
     )
-    delete = commands.add_parser("del", help="remove a rule, by its place or by all its words", allow_abbrev=False)
+    delete = commands.add_parser(
+        "del", help="remove a rule, by its place or by all its words", examples=_DELETE_EXAMPLES,
+        description="Remove one rule: the one in a place, or the one that has exactly these words.",
+    )  # fmt: skip
     delete.add_argument("place", nargs="?", metavar="PLACE", help="as pylvs mark list counts them")
     _words(delete, needed=False)
-    listing = commands.add_parser("list", help="show the rules in order", allow_abbrev=False)
-    listing.add_argument("--json", action="store_true", help="one object on each line")
-    commands.add_parser("flush", help="remove all rules", allow_abbrev=False)
-    taking = commands.add_parser(
-        "import", help="add the rules that iptables-save tells of", description=_IMPORT, formatter_class=style,
-        allow_abbrev=False,
+    listing = commands.add_parser(
+        "list", help="show the rules in order", examples=[("pylvs mark list", ""), ("pylvs mark list --json", "")],
+        description="Show the rules in the order in which they are asked, each in the words that add and del take.",
     )  # fmt: skip
+    listing.add_argument("--json", action="store_true", help="one object on each line")
+    commands.add_parser(
+        "flush", help="remove all rules", description="Remove all rules at once.", examples=[("pylvs mark flush", "")]
+    )
+    taking = commands.add_parser(
+        "import", help="add the rules that iptables-save tells of", description=_IMPORT, examples=_IMPORT_EXAMPLES
+    )
     taking.add_argument("file", nargs="?", metavar="FILE", help="default: standard input")
     taking.add_argument("--dry-run", action="store_true", help="show the rules and change nothing")
     route = commands.add_parser(
-        "route", help="have packets that netfilter has marked", description=_ROUTE, epilog=_ROUTE_EXAMPLES,
-        formatter_class=style, allow_abbrev=False,
+        "route", help="for marks of iptables and nftables", description=_ROUTE, examples=_ROUTE_EXAMPLES,
+        usage="pylvs mark route [--mask MASK] [--family FAMILY] [--json] [add|del] MARK[/MASK] | list",
     )  # fmt: skip
     route.add_argument(
         "what", metavar="[add|del] MARK[/MASK] | list", nargs="+", help="which mark, and which of its bits"
@@ -104,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     route.add_argument("--family", choices=FAMILIES, help="default: both, as far as they are forwarded")
     route.add_argument("--json", action="store_true", help="of list: one object on each line")
     return parser
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return [_parser()]
 
 
 def main(argv: list[str]) -> int:

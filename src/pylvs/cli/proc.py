@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from itertools import islice
 
 from pylvs import proc
+from pylvs.cli.parsing import Parser
 from pylvs.director import Director
+from pylvs.errors import InvalidValue
 
 _LINES = 512  # written at once
 
@@ -19,32 +21,52 @@ in a second; here it is {proc.HZ} unless --hz says otherwise.
 
   pylvs proc mount DIR       show all of them, and the sysctls, as files below DIR
 """
-_EXAMPLES = """\
-examples:
-  pylvs proc net/ip_vs
-  pylvs proc /proc/net/ip_vs_conn | wc -l
-  pylvs proc mount /run/lvs & cat /run/lvs/net/ip_vs_stats
+_EXAMPLES = (
+    ("pylvs proc", "which files there are"),
+    ("pylvs proc net/ip_vs", "services and real servers"),
+    ("pylvs proc /proc/net/ip_vs_conn | wc -l", "how many connections, and a title"),
+)
+_MOUNT = """\
+Show net/ip_vs, net/ip_vs_conn, ... and sys/net/ipv4/vs/* as files below a
+directory, in the foreground, until SIGINT or SIGTERM. Sysctls can be written.
+Needs FUSE: /dev/fuse, libfuse and mfusepy (pip install 'pylvs[fuse]').
 """
+_MOUNT_EXAMPLES = (("pylvs proc mount /run/lvs & cat /run/lvs/net/ip_vs_stats", ""),)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="pylvs proc", description=_DESCRIPTION, examples=_EXAMPLES)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="such as net/ip_vs")
+    _add_hz(parser)
+    return parser
+
+
+def _mount_parser() -> Parser:
+    parser = Parser(prog="pylvs proc mount", description=_MOUNT, examples=_MOUNT_EXAMPLES)
+    parser.add_argument("directory", metavar="DIR", help="an empty directory")
+    _add_hz(parser)
+    return parser
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return [_parser(), _mount_parser()]
 
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["mount"]:
         return _mount(argv[1:])
-    parser = argparse.ArgumentParser(
-        prog="pylvs proc",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("name", nargs="?", help="such as net/ip_vs")
-    _add_hz(parser)
+    parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.name is None:
         print("\n".join(proc.FILES))
         return 0
     with Director() as director:
-        _print(proc.lines(director, arguments.name, arguments.hz))
+        try:
+            lines = proc.lines(director, arguments.name, arguments.hz)
+        except InvalidValue as error:
+            parser.error(str(error))
+        _print(lines)
     return 0
 
 
@@ -73,16 +95,7 @@ def _print(lines: Iterable[bytes]) -> None:
 
 
 def _mount(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="pylvs proc mount",
-        description="Show net/ip_vs, net/ip_vs_conn, ... and sys/net/ipv4/vs/* as files below a directory, in the "
-        "foreground, until SIGINT or SIGTERM. Sysctls can be written. Needs FUSE: /dev/fuse, libfuse and mfusepy "
-        "(pip install 'pylvs[fuse]').",
-        allow_abbrev=False,
-    )
-    parser.add_argument("directory", metavar="DIR", help="an empty directory")
-    _add_hz(parser)
-    arguments = parser.parse_args(argv)
+    arguments = _mount_parser().parse_args(argv)
     from pylvs.cli.mount import mount
 
     mount(arguments.directory, arguments.hz)

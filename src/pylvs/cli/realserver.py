@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from pylvs.cli.parsing import Parser, number
 from pylvs.datapath import decap, host
 from pylvs.datapath.decap import Decap
 from pylvs.realserver import GUE_PORT, TUNNELS, decapsulation, findings, strict
@@ -48,11 +49,16 @@ TC programs see the inner packet, or not at all: filter for the VIPs.
 rp_filter must not be strict (1) where the answers to the clients leave by another
 interface; pylvs realserver check looks at that and at the rest.
 """
-_DECAP_EXAMPLES = """\
-examples:
-  pylvs realserver decap --vip 192.168.1.110
-  pylvs realserver decap --dev eth0 --type ipip --type gue --port 6080
-  pylvs realserver decap --vip 192.168.1.110 --vip fd00::110 --director 10.0.0.9
+_DECAP_EXAMPLES = (
+    ("pylvs realserver decap --vip 192.168.1.110", "IPIP, for one VIP"),
+    ("pylvs realserver decap --dev eth0 --type ipip --type gue --port 6080", "by one interface, GUE too"),
+    ("pylvs realserver decap --vip 192.168.1.110 --vip fd00::110 --director 10.0.0.9", "of one director"),
+)
+_STATUS = """\
+Show what is unwrapped, where and since when, and what became of every packet.
+"""
+_STOP = """\
+Unwrap nothing any more: tunnel packets take the stack's own way.
 """
 _CHECK = """\
 Say what this host lacks to be a real server: the VIP on lo, no ARP for it
@@ -62,16 +68,13 @@ there is any.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="pylvs realserver", description=_DESCRIPTION, formatter_class=style, allow_abbrev=False
-    )
+def _parser() -> Parser:
+    examples = (_DECAP_EXAMPLES[0], ("pylvs realserver check", "what this host still needs"))
+    parser = Parser(prog="pylvs realserver", description=_DESCRIPTION, examples=examples)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
-        "decap", help="unwrap tunnel packets, from now on", description=_DECAP, epilog=_DECAP_EXAMPLES,
-        formatter_class=style, allow_abbrev=False,
-    )  # fmt: skip
+        "decap", help="unwrap tunnel packets, from now on", description=_DECAP, examples=_DECAP_EXAMPLES
+    )
     run.add_argument(
         "--dev", action="append", default=[], metavar="IFACE", help="on this interface; default: on all but lo"
     )
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--type", action="append", default=[], choices=TUNNELS, dest="types", help="which tunnels; default: ipip"
     )
     run.add_argument(
-        "--port", action="append", default=[], type=int, dest="ports", metavar="N",
+        "--port", action="append", default=[], type=number, dest="ports", metavar="N",
         help=f"the UDP port of GUE (default {GUE_PORT}); implies --type gue",
     )  # fmt: skip
     run.add_argument(
@@ -90,18 +93,30 @@ def _parser() -> argparse.ArgumentParser:
         "--director", action="append", default=[], dest="directors", metavar="ADDR",
         help="unwrap packets from this director; default: from anybody",
     )  # fmt: skip
-    status = commands.add_parser("status", help="what is unwrapped, and how much", allow_abbrev=False)
+    status = commands.add_parser(
+        "status", help="what is unwrapped, and how much", description=_STATUS,
+        examples=[("pylvs realserver status", "")],
+    )  # fmt: skip
     status.add_argument("--json", action="store_true", help="one object")
-    commands.add_parser("stop", help="unwrap nothing any more", allow_abbrev=False)
-    check = commands.add_parser(
-        "check", help="what this host still needs", description=_CHECK, formatter_class=style, allow_abbrev=False
+    commands.add_parser(
+        "stop", help="unwrap nothing any more", description=_STOP, examples=[("pylvs realserver stop", "")]
     )
+    check = commands.add_parser(
+        "check", help="what this host still needs", description=_CHECK,
+        examples=[("pylvs realserver check --vip 192.168.1.110 --method dr", "")],
+        exits={0: "it has what it needs", 1: "something is missing, or refused"},
+    )  # fmt: skip
     check.add_argument(
         "--vip", action="append", default=[], dest="vips", metavar="ADDR",
         help="the VIP; default: those of decap, else the addresses on lo",
     )  # fmt: skip
     check.add_argument("--method", choices=("dr", "tun"), help="default: tun if decap runs, else dr")
     return parser
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return [_parser()]
 
 
 def main(argv: list[str]) -> int:

@@ -1,10 +1,10 @@
 """pylvs status: the state of this network namespace's director, its connection table, and every packet's reason."""
 
-import argparse
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from pylvs.cli.parsing import Parser
 from pylvs.datapath import instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.journal import JournaledTable
@@ -50,7 +50,9 @@ MEANING = {
     "dropped_needs_fragments": "too big for the way and may be fragmented, but could not be cut",
     "dropped_tunnel_too_narrow": "the way to the real server is too narrow for any packet in a tunnel",
     "dropped_rewrite_failed": "its headers could not be rewritten",
-    "dropped_wrong_checksum": "ICMP errors of LVS-NAT whose checksum was wrong, which nobody could tell any more",
+    "dropped_wrong_checksum": "ICMP errors or FTP of LVS-NAT with a wrong checksum, which nobody could tell any more",
+    "dropped_by_helper": "of an FTP control connection, and not to be rewritten now; it is sent again",
+    "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told on",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
 }
@@ -68,16 +70,22 @@ A connection takes one slot of the table, a LVS-NAT connection two. The slots
 stand in groups of 64; a connection's addresses and ports say to which of two
 groups it may belong, so the table serves well until nearly all groups are
 nearly full. A new connection that finds no room is refused, unless a half-open
-one gives way. From 80 % on it is time for a larger table:
-
-  pylvs load --conn-tab-bits 22        2^22 slots; connections stay
+one gives way. From 80 % on it is time for a larger table (pylvs load).
 """
+_EXAMPLES = (
+    ("pylvs status", "the director and its table"),
+    ("pylvs status --drops", "what became of every packet"),
+    ("pylvs status --json", "for a program"),
+    ("pylvs load --conn-tab-bits 22", "a table of 2^22 slots; connections stay"),
+)
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="pylvs status", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    parser = Parser(
+        prog="pylvs status", description=_DESCRIPTION, examples=_EXAMPLES,
+        exits={0: "done, also if no director is loaded"},
+    )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--drops",
@@ -91,6 +99,11 @@ def main(argv: list[str]) -> int:
         help="the lines of the kernel's /proc/net/ip_vs_status that mean something here; "
         "a bucket is eight slots, where looking for a connection begins",
     )
+    return [parser]
+
+
+def main(argv: list[str]) -> int:
+    (parser,) = parsers()
     arguments = parser.parse_args(argv)
     running = instance.find()
     if running is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pylvs import sysctl
+from pylvs.cli.parsing import Parser
 from pylvs.director import Director
 from pylvs.errors import InvalidValue, LVSError, NoSuchSysctl
 
@@ -22,15 +23,15 @@ net.ipv4.vs. may be left out.
 
 Reading starts no director; without one, it shows what one would begin with.
 """
-_EXAMPLES = """\
-examples:
-  pylvs sysctl -a                            all of them
-  pylvs sysctl net.ipv4.vs.drop_entry        one; drop_entry will do
-  pylvs sysctl drop_entry=1 secure_tcp=1     set two
-  pylvs sysctl --atomic drop_entry=1 conn_max=100000   both or none
-  pylvs sysctl -p /etc/sysctl.d/60-lvs.conf  what stands in a file
-  pylvs sysctl --explain drop_entry          what it means, its default, its range
-"""
+_EXAMPLES = (
+    ("pylvs sysctl -a", "all of them"),
+    ("pylvs sysctl net.ipv4.vs.drop_entry", "one; drop_entry will do"),
+    ("pylvs sysctl drop_entry=1 secure_tcp=1", "set two"),
+    ("pylvs sysctl --atomic drop_entry=1 conn_max=100000", "both or none"),
+    ("pylvs sysctl -p /etc/sysctl.d/60-lvs.conf", "what stands in a file"),
+    ("pylvs sysctl --explain drop_entry", "what it means, its default, its range"),
+)
+_EXITS = {1: "a name that is not there, a value that is refused, or nothing asked for"}
 
 
 class Wish(NamedTuple):
@@ -47,14 +48,8 @@ class Wish(NamedTuple):
     forgiving: bool = False
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pylvs sysctl",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="pylvs sysctl", description=_DESCRIPTION, examples=_EXAMPLES, exits=_EXITS)
     parser.add_argument("words", nargs="*", metavar="NAME[=VALUE]", help="what to read or to set; with -p: files")
     parser.add_argument("-a", "--all", "-A", "-X", action="store_true", help="show all")
     parser.add_argument("-w", "--write", action="store_true", help="every word has to be NAME=VALUE")
@@ -74,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--atomic", action="store_true", help="set everything, or if anything is refused nothing")
     own.add_argument("--explain", action="store_true", help="say what the names mean, their default, their range")
     return parser
+
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    return [_parser()]
 
 
 def main(argv: list[str]) -> int:
@@ -102,7 +102,10 @@ def main(argv: list[str]) -> int:
         else:
             wishes.append(Wish(name, value if equals else None))
     if arguments.pattern is not None:
-        wishes = _matching(wishes, arguments.pattern)
+        try:
+            wishes = _matching(wishes, arguments.pattern)
+        except InvalidValue as error:
+            parser.error(str(error))
     with Director() as director:
         return int(not _Session(director, arguments).run(wishes) or failed)
 

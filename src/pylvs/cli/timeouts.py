@@ -1,21 +1,29 @@
 """pylvs timeouts: how long a connection lives in each state without a packet."""
 
-import argparse
 import json
-import sys
 
+from pylvs.cli.parsing import Parser
 from pylvs.director import Director
 from pylvs.errors import InvalidValue
 from pylvs.protocols import timeouts
 
+_DESCRIPTION = """\
+How long a connection lives in each state without a packet. Without assignments:
+the timeouts in force, and the default where that is another. With some: all of
+them are set at once, or none if one is wrong. Connections follow at their next
+packet. Three of them are those of ipvsadm --set.
+"""
+_EXAMPLES = (
+    ("pylvs timeouts", "those in force"),
+    ("pylvs timeouts tcp.ESTABLISHED=600 udp=60", "set two"),
+    ("pylvs timeouts sctp.INIT=default", "as it was"),
+    ("pylvs timeouts --json", "for a program"),
+)
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="pylvs timeouts",
-        description="How long a connection lives in each state without a packet. Without assignments: the timeouts in "
-        "force, and the default where that is another. With some: all of them are set at once, or none if one is "
-        "wrong. Connections follow at their next packet. Three of them are those of ipvsadm --set.",
-    )
+
+def parsers() -> list[Parser]:
+    """For pylvs.cli.parsing."""
+    parser = Parser(prog="pylvs timeouts", description=_DESCRIPTION, examples=_EXAMPLES)
     parser.add_argument(
         "assignments",
         nargs="*",
@@ -23,12 +31,16 @@ def main(argv: list[str]) -> int:
         help=f"such as tcp.ESTABLISHED=600 udp=60 sctp.INIT=default; {timeouts.LEAST} to {timeouts.MOST} seconds",
     )
     parser.add_argument("--json", action="store_true", help="one object: protocol, state, seconds")
+    return [parser]
+
+
+def main(argv: list[str]) -> int:
+    (parser,) = parsers()
     arguments = parser.parse_args(argv)
     try:
         changes = timeouts.parse(arguments.assignments)
     except InvalidValue as error:
-        print(f"pylvs timeouts: {error}", file=sys.stderr)
-        return 2
+        parser.error(str(error))
     with Director() as director:
         if changes:
             director.set_state_timeouts(changes)

@@ -27,7 +27,7 @@ SHARED = {
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "speakers", "own_addresses", "call_ids")
+HASHES = ("service_index", "speakers", "own_addresses", "call_ids", "ftp_talks")
 COUNTERS = ("counters", "reasons")
 FRAME = bytes(64)
 _MAPPED = bytes(10) + b"\xff\xff" + bytes(4)  # ::ffff:0:0, which stands for IPv4
@@ -45,7 +45,7 @@ class Instance:
     Attributes:
         slots, tags, groups: the connection table that is in force now.
         config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
-        service_index, own_addresses, call_ids: hashes.
+        service_index, own_addresses, call_ids, ftp_talks: hashes.
         counters, reasons: per-CPU counters.
     """
 
@@ -62,6 +62,7 @@ class Instance:
     speakers: Hash
     own_addresses: Hash
     call_ids: Hash
+    ftp_talks: Hash
     counters: PerCpuArray
     reasons: PerCpuArray
 

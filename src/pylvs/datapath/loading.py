@@ -10,7 +10,7 @@ import struct
 import time
 from contextlib import suppress
 
-from pylvs.datapath import _layout, bpffs, forwarding, interfaces, layout, programs, syscall
+from pylvs.datapath import _layout, bpffs, forwarding, ftpports, interfaces, layout, programs, syscall
 from pylvs.datapath.instance import (
     FRAME,
     TABLE,
@@ -122,6 +122,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "tags": groups,
         "groups": groups,
         "call_ids": slots // 4,
+        "ftp_talks": slots // 4,
         "services": max_services,
         "service_index": max_services,
         "speakers": max_dests,
@@ -151,6 +152,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
             pool_next=1,  # 0 means no pool
             sysctl_saved=closed,
             unprivileged=unprivileged(),
+            ftp_ports=2 * ftpports.row(ftpports.DEFAULT),
             local_ports=local_ports(),
             programs=programs.fingerprint(),
             loaded=int(time.time()),

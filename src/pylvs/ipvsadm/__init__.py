@@ -5,6 +5,7 @@ grammar.py   words -> Request;  addresses.py and numbers.py  their smallest part
 commands.py  Request -> Director;  daemon.py  the part of it about sync daemons
 render.py    the listings;  order.py  their order;  names.py  their names
 save.py      -S and -R
+input.py     what ipvsadm-restore does with its input
 messages.py  the words for refusals;  help.py  those of -h
 
 Beyond the original, and only for who asks for it:
@@ -57,6 +58,9 @@ def _save(words: list[str]) -> int:
 
 
 def _restore(words: list[str]) -> int:
+    from pylvs.ipvsadm import input as standard_input
+
+    standard_input.take()
     ours = [word for word in words if word in ("--atomic", "--dry-run", "--json", "--explain")]
     if set(ours) - {"--explain"}:
         return _run(["-R", *ours], replacing=True)

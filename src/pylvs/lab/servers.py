@@ -21,7 +21,7 @@ HTTP_PORTS = (80, 8080)
 DNS_PORT = 53
 IPERF3_PORT = 5201
 BIG_SIZE = 4 << 20
-PACKAGES = {"nginx": "nginx-light", "dnsmasq": "dnsmasq-base", "iperf3": "iperf3"}
+PACKAGES = {"nginx": "nginx-light", "vsftpd": "vsftpd", "dnsmasq": "dnsmasq-base", "iperf3": "iperf3"}
 
 NGINX = """\
 # One process: the lab ends it by its process id, and no worker can survive it.

@@ -167,6 +167,7 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->kind = SLOT_CONN;
+		birth->state = 0;
 		birth->timeout = 3000;	/* until the protocol sets its own */
 		reason = conn_claim(key, found, now);
 	}

@@ -187,6 +187,7 @@ struct birth {
 	__u32 persistent;	/* seconds; 0: not persistent */
 	__u32 once;		/* for one packet alone */
 	__u32 quoted;		/* what asks for it is what an ICMP error quotes */
+	__u32 state;
 	struct tuple reply;
 	__u64 hash;
 	__u64 reply_hash;
@@ -250,7 +251,7 @@ static __always_inline void conn_fill(struct conn *c, const struct tuple *key, c
 	c->timeout = birth->timeout;
 	c->expires = conn_deadline(birth->timeout, now);
 	c->dest = birth->dest;
-	c->status = STATUS_FLAG(birth->flags) | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
+	c->status = STATUS_FLAG(birth->flags) | birth->state | (c->life >> LIFE_TURN_SHIFT) << STATUS_TURN_SHIFT;
 	c->packets = 0;
 	c->dport = birth->dport;
 	slot_put(c, key);
@@ -265,7 +266,8 @@ static __always_inline int more_fill(struct conn *c, __u32 number, const struct 
 	struct more *more;
 	__u32 place;
 
-	if (c->family == AF_INET || (!rest.fwmark && !rest.control && birth->kind == SLOT_CONN))
+	if (c->family == AF_INET || (!rest.fwmark && !rest.control && birth->kind == SLOT_CONN &&
+				     !(birth->flags & CONN_FTP)))	/* which may come to control others */
 		return 1;
 	place = group_take(number / GROUP_SLOTS, 0, 0, now);
 	if (!place)
@@ -290,6 +292,20 @@ static __always_inline void birth_reply(struct birth *birth, const struct tuple 
 	birth->reply.family = key->family;
 }
 
+/* Does the FTP helper read along on a port (facts 2.5)? */
+__noinline int ftp_port(__u16 port)
+{
+	const struct config *cfg = at(&config, 0);
+	int found = 0;
+
+	if (!cfg || !port)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < FTP_PORTS; i++)
+		found |= cfg->ftp_ports[cfg->ftp_row ? FTP_PORTS + i : i] == port;
+	return found;
+}
+
 /* A new connection for the packet's tuple, or a template for its own, as it stands in `births`. RECEIVED: it is in
  * `found`; if another CPU made the same one meanwhile, that one. */
 __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 now)
@@ -304,6 +320,8 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		return DROPPED_TABLE_FULL;
 	birth->made = birth->back = 0;
 	birth->nat = birth->kind == SLOT_CONN && (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	if (birth->nat && key->protocol == IPPROTO_TCP && ftp_port(key->dport))
+		birth->flags |= CONN_FTP;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
 	load_bind(at(&dest_loads, birth->dest), birth->flags);

@@ -195,12 +195,18 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 		conn_key(c, &was->reply);
 		bpf_map_delete_elem(&call_ids, &was->reply);
 	}
+	if (c->status & STATUS_FLAG(CONN_FTP)) {
+		conn_key(c, &was->reply);
+		bpf_map_delete_elem(&ftp_talks, &was->reply);
+	}
 	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
 	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);
 	load_unbind(at(&dest_loads, c->dest), status >> 8, now);
 	rt = at(&runtime, 0);
 	if (rt)
 		__sync_fetch_and_add(&rt->conns, -1);
+	if (rt && (status & STATUS_FLAG(CONN_NO_CPORT)))
+		__sync_fetch_and_add(&rt->awaiting, -1);
 	table_give_back(number, 1, now);
 	if (was->control)
 		control_leave(was->control);

@@ -13,7 +13,13 @@ struct way {
 };
 
 /* What icmp.h can answer. */
-enum error { ERROR_PORT, ERROR_HOST, ERROR_TTL, ERROR_TOO_BIG };
+enum error {
+	ERROR_PORT,
+	ERROR_HOST,
+	ERROR_TTL,
+	ERROR_TOO_BIG,
+	ERROR_RELAYED,		/* somebody else's: its type and code are the upper bytes of outcome.mtu */
+};
 
 /* What is to become of a packet beside its reason. */
 struct outcome {

@@ -217,6 +217,11 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 		       error == ERROR_TOO_BIG ? ICMP4_TOO_BIG : 0;
 		own_ipv4_source(skb, p, &from);
 	}
+	if (error == ERROR_RELAYED) {
+		type = mtu >> 24;
+		code = mtu >> 16;
+		mtu = 0;
+	}
 	limit = ipv6 ? ICMPV6_QUOTE : ICMP_QUOTE;
 	quote = p->length > limit ? limit : p->length;
 	if (!quote_sum(skb, p, quote, &sum))

@@ -22,6 +22,7 @@ enum limit {
 	TIMEOUT_UDP = TCP_STATES,	/* in a row of timeouts, behind those of TCP's states */
 	TIMEOUT_SCTP = TIMEOUT_UDP + 1,	/* and then SCTP's */
 	TIMEOUTS = TIMEOUT_SCTP + SCTP_STATES,
+	FTP_PORTS = 8,
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
@@ -39,6 +40,7 @@ union names {
 	enum limit limit;
 	struct back back;
 	struct more more;
+	struct ftp_talk ftp_talk;
 	enum slot_kind slot_kind;
 	enum life life;
 	enum table table;
@@ -46,6 +48,7 @@ union names {
 	enum step step;
 	enum conn_flag conn_flag;
 	enum dest_number dest_number;
+	enum ftp_mode ftp_mode;
 	enum family_bit family_bit;
 	enum mark_limit mark_limit;
 	enum service_flag service_flag;

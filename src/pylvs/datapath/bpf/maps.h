@@ -30,6 +30,7 @@ SHARED_ARRAY(estimates, struct estimate);
 
 MAP(marks, BPF_MAP_TYPE_ARRAY, __u32, struct mark_rule, 2 * MARK_RULES, BPF_F_MMAPABLE);
 MAP(call_ids, BPF_MAP_TYPE_HASH, struct tuple, struct call_id, 1, BPF_F_NO_PREALLOC);
+MAP(ftp_talks, BPF_MAP_TYPE_HASH, struct tuple, struct ftp_talk, 1, BPF_F_NO_PREALLOC);
 MAP(service_index, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, 0);
 MAP(speakers, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, BPF_F_NO_PREALLOC);	/* outgoing.h */
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, 1, 0);

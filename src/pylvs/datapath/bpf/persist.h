@@ -122,6 +122,7 @@ __noinline int template_prepare(void)
 	if (!birth || defence_full())
 		return DROPPED_CONN_MAX;
 	birth->kind = SLOT_TEMPLATE;
+	birth->state = 0;
 	birth->flags |= CONN_TEMPLATE | CONN_INACTIVE;
 	birth->dport = d && birth->template.dport ? d->port : 0;
 	birth->timeout = birth->persistent > TIMEOUT_LONGEST / 1000 ? TIMEOUT_LONGEST : birth->persistent * 1000;

@@ -27,6 +27,14 @@ struct quote {
 
 MAP(quotes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct quote, 1, 0);
 
+/* Is an ICMP message of this type an error that connections care for? */
+static __always_inline int is_error(__u8 family, __u8 type)
+{
+	if (family == AF_INET6)
+		return type < ICMP6_INFORMATIONAL;
+	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
+}
+
 /* The addresses, protocol and first bytes of what is quoted. RECEIVED: it may be a connection's. */
 __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
 {
@@ -42,8 +50,7 @@ __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
 	end = p->length + ETH_LEN;
 	if (p->l4 + ICMP_HEAD > end || bpf_skb_load_bytes(skb, p->l4, &protocol, 1))
 		return UP_MALFORMED;
-	if (p->tuple.family == AF_INET ? protocol != ICMP4_UNREACHABLE && protocol != ICMP4_QUENCH &&
-					 protocol != ICMP4_EXCEEDED : protocol >= ICMP6_INFORMATIONAL)
+	if (!is_error(p->tuple.family, protocol))
 		return UP_PROTOCOL;
 	q->ip = p->l4 + ICMP_HEAD;
 	__builtin_memset(quoted, 0, sizeof(*quoted));
@@ -326,6 +333,8 @@ __noinline int related_forward(struct __sk_buff *skb, struct outcome *out, __u64
 	return related_request(skb, &q->error, q, out, now);
 }
 
+#include "tunnelled.h"
+
 static __always_inline int related_way(struct __sk_buff *skb, struct outcome *out)
 {
 	const struct config *cfg = at(&config, 0);
@@ -337,6 +346,15 @@ static __always_inline int related_way(struct __sk_buff *skb, struct outcome *ou
 		return UP_PROTOCOL;
 	now = now_ns(cfg);
 	reason = related_find(skb, now);
+	/* the two packets of a tunnel need not be of one family */
+	if (reason == UP_RELATED_UNKNOWN || reason == UP_NO_SERVICE || (reason == RECEIVED && !q->found.life)) {
+		int own = tunnel_error(skb, out, now);
+
+		if (own != UP_RELATED_UNKNOWN)
+			return own;
+		if (reason == RECEIVED)	/* its quote was written over */
+			reason = related_find(skb, now);
+	}
 	if (reason == RECEIVED && !q->found.life)
 		reason = related_schedule(skb, out, now);
 	return reason == RECEIVED ? related_forward(skb, out, now) : reason;
@@ -353,7 +371,9 @@ int related(struct __sk_buff *skb)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = related_way(skb, &out);
 	q = at(&quotes, 0);
-	if (q && out.mtu)
+	if (q && out.error)
+		out.verdict = icmp_answer(skb, &q->packet, out.error - 1, out.mtu);
+	else if (q && out.mtu)
 		reason = in_pieces(skb, &q->error, &out, reason);
 	note(reason);
 	return out.verdict;

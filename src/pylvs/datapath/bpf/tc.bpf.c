@@ -27,6 +27,7 @@
 #include "xmit/sum.h"
 #include "xmit/cut.h"
 #include "forward.h"
+#include "xmit/mtu.h"
 #include "xmit/tunnel.h"
 #include "admit.h"
 #include "outgoing.h"
@@ -234,6 +235,16 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 	return reason;
 }
 
+/* Does a connection for FTP's data wait for this packet, which belongs to none? */
+int ftp_awaited(const struct packet *p, __u64 now);
+
+/* To the step that is FTP's (steps.h); if there is none, the packet goes nowhere. */
+static __always_inline int leave_to_helper(struct outcome *out)
+{
+	out->verdict = TC_ACT_SHOT;
+	return DROPPED_BY_HELPER;
+}
+
 static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
 {
 	const struct config *cfg = at(&config, 0);
@@ -261,6 +272,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_TRUNCATED;
 	}
+	if (!c && rt->awaiting && !p->truncated && ftp_awaited(p, now))
+		return leave_to_helper(out);
 	if (!c && !p->truncated && may_be_plain_reply(&p->tuple))
 		found.from_server = find_plain_reply(p, &found, now);
 	if (!found.from_server) {
@@ -280,6 +293,8 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	c = conn_at(found.number);
 	if (!c)
 		return UP_JUST_ENDED;
+	if (c->status & (STATUS_FLAG(CONN_FTP) | STATUS_FLAG(CONN_NO_CPORT)))
+		return leave_to_helper(out);
 	if (found.from_server)
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
@@ -297,7 +312,22 @@ MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 #define PACKET(name) struct packet name##_here, *name = &name##_here
 #endif
 
+/* A packet's last step: what is answered, and its reason. */
+static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct outcome *out, int reason)
+{
+	if (out->error) {
+		if (!p->uncounted)
+			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
+		out->verdict = icmp_answer(skb, p, out->error - 1, out->mtu);
+	} else if (out->mtu) {
+		reason = in_pieces(skb, p, out, reason);
+	}
+	note(reason);
+	return out->verdict;
+}
+
 #include "related.h"
+#include "ftp/ftp.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
@@ -306,6 +336,8 @@ static __always_inline int step_of(const struct packet *p, int reason)
 
 	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
+	if (reason == DROPPED_BY_HELPER)
+		return STEP_FTP;
 	return STEPS;
 }
 
@@ -325,15 +357,7 @@ int ingress(struct __sk_buff *skb)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
-	if (out.error) {
-		if (!p->uncounted)
-			uncount_hop(skb, p);	/* what is quoted is the packet as it came to the director */
-		out.verdict = icmp_answer(skb, p, out.error - 1, out.mtu);
-	} else if (out.mtu) {
-		reason = in_pieces(skb, p, &out, reason);
-	}
-	note(reason);
-	return out.verdict;
+	return done(skb, p, &out, reason);
 }
 
 const volatile union names names;

@@ -42,8 +42,10 @@ enum conn_flag {
 	CONN_METHOD = 0x0007,
 	CONN_NOOUTPUT = 0x0080,
 	CONN_INACTIVE = 0x0100,
+	CONN_NO_CPORT = 0x0800,	/* it waits for its client, whose port is not known yet */
 	CONN_TEMPLATE = 0x1000,
 	CONN_ASSURES = 0x4000,	/* ours: it has told its template so */
+	CONN_FTP = 0x8000,	/* ours: the FTP helper reads along */
 };
 
 /* The state of a template. */
@@ -136,6 +138,21 @@ struct call_id {
 	__u32 length;
 	__u8 text[256];
 	__u32 unused;
+};
+
+/* What the FTP helper knows of a connection on which it reads along, under its client's tuple. */
+struct ftp_talk {
+	__u64 shift;		/* what rewriting did to the real server's sequence numbers (ftp/stream.h) */
+	__u64 answered;		/* the answer rewritten last: sequence number << 32 | enum ftp_mode */
+	__u32 asked;		/* enum ftp_mode: for what the client waits */
+	__u32 unused;
+};
+
+/* How a client has asked where to open its connection for data. */
+enum ftp_mode {
+	FTP_NOT_ASKED,
+	FTP_PASV,
+	FTP_EPSV,
 };
 
 /* The table is groups of 64 slots. Of each slot there is a byte: 0 if it is free, 1 if it is taken but not to be

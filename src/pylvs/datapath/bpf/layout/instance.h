@@ -63,6 +63,8 @@ enum reason {
 	DROPPED_TUNNEL_TOO_NARROW,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
+	DROPPED_BY_HELPER,
+	DROPPED_TUNNEL_ERROR,
 	ANSWERED_ICMP,
 	ANSWERED_ICMP_LIMITED,
 	REASONS,
@@ -71,6 +73,7 @@ enum reason {
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
 	STEP_RELATED,
+	STEP_FTP,
 	STEPS,
 };
 
@@ -106,6 +109,8 @@ struct config {
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
 	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
 	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
+	__u16 ftp_ports[2 * FTP_PORTS];	/* where the FTP helper reads along: two rows, of which one is in force; 0: none */
+	__u32 ftp_row;
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
 	__u64 free_pages;	/* 1 + pages of memory that count as free, whatever the kernel says: for tests; 0: what it says */
@@ -175,6 +180,7 @@ struct runtime {
 	__u32 cache_round;	/* the minute in which caches were last looked through */
 	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
 	__u64 entries_dropped;	/* by drop_entry */
+	__u32 awaiting;		/* connections that wait for a client whose port is not known yet */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's

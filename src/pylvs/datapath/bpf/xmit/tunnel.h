@@ -118,6 +118,7 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 		if (!i)
 			w->mtu = answer == BPF_FIB_LKUP_RET_FRAG_NEEDED ? fib->mtu_result : MTU_ANY;
 	}
+	w->mtu = mtu_known(&d->address, w->mtu, now);
 	if (answer == -EINVAL) {
 		fib->tot_len = 1;
 		answer = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
