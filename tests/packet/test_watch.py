@@ -75,7 +75,8 @@ def _attached(lvs: Harness) -> set[str]:
 
 def _known(lvs: Harness, interface: str, address: str) -> bool:
     raw = socket.inet_pton(socket.AF_INET6, address)
-    return OWN_ADDRESS.pack(ifindex=socket.if_nametoindex(interface), address=raw) in lvs.instance.own_addresses.keys()
+    key = OWN_ADDRESS.pack(ifindex=socket.if_nametoindex(interface), address=raw)
+    return lvs.instance.own_addresses.get(key) is not None
 
 
 def test_all(lvs: Harness, capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,8 +262,11 @@ class Instance:
         os.rename(fresh, path)
 
     def attach_newcomers(self) -> list[netlink.Interface]:
-        """Put the packet path on interfaces that appeared since the last change, unless somebody took it off them; which
-        they were."""
+        """Put the packet path on interfaces that appeared since the last change, unless somebody took it off them.
+
+        Returns:
+            Which they were.
+        """
         found = []
         for interface in interfaces.newcomers(f"{self.path}/links"):
             try:
