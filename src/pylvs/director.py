@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from pylvs import schedulers
-from pylvs.datapath import connections, loading, netlink, resize
+from pylvs.datapath import connections, egress, loading, netlink, resize
 from pylvs.datapath import instance as datapath
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.journal import JournaledTable
@@ -26,12 +26,10 @@ from pylvs.errors import (
     InvalidValue,
     NoSuchDestination,
     NoSuchService,
-    NotSupported,
     ServiceExists,
 )
 from pylvs.marking import Marking
 from pylvs.model import (
-    MASQ,
     TUNNEL,
     Connection,
     Destination,
@@ -98,6 +96,7 @@ class Director(Marking, Transactions, Tuning):
             if not self._looked_around:
                 # interfaces and addresses may have come since the last command; a restore need not ask for every line
                 self._instance.attach_newcomers()
+                egress.agree(self._instance)
                 self._instance.learn_addresses()
                 self._instance.learn_ports()
                 MarkTable(self._instance).look_around()
@@ -330,15 +329,10 @@ def _is_local(server: RealServer) -> bool:
 
     Raises:
         InvalidValue: the address is nobody's: multicast, broadcast or unspecified.
-        NotSupported: LVS-NAT to the director itself.
     """
     kind = netlink.kind_of(server.family, server.address)
     link_local = server.address.lower().startswith(("fe8", "fe9", "fea", "feb")) and server.family != 2
     if kind == netlink.LOCAL:
-        if server.method == MASQ:
-            raise NotSupported(
-                f"{server.address} is the director's own: LVS-NAT to the director is not supported yet; use -g"
-            )
         return True
     mapped = server.address.startswith("::ffff:") and "." in server.address
     if kind != netlink.UNICAST or link_local or mapped or server.address == "::":

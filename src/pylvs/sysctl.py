@@ -81,7 +81,8 @@ ALL = (
         "load. Free memory itself counts where the kernel lets it be seen (pylvs status says so)",
     ),
     _switch(
-        "backup_only", 0, "while this director is a backup it forwards nothing", _NEEDS_SYNC,
+        "backup_only", 0, "while this director is a backup it forwards nothing",
+        "it counts from when a backup daemon runs, of which there is none yet",
     ),
     _switch(
         "cache_bypass", 0,
@@ -105,7 +106,11 @@ ALL = (
         "a SYN that meets its own old connection: 0 goes where that went; otherwise one in TIME_WAIT or CLOSE is "
         "scheduled anew; bit value 2: one in FIN_WAIT whose replies do not pass here, too",
     ),
-    _switch("conntrack", 0, "let the kernel's connection tracking see balanced connections", _NOT_YET),
+    _switch(
+        "conntrack", 0, "let the kernel's connection tracking see balanced connections",
+        "new connections by LVS-NAT and LVS-DR are then forwarded by the kernel, addressed to their real server: its "
+        "FORWARD chain and routing count for them, and ip_forward must be on (pylvs status says if it is not)",
+    ),
     Sysctl(
         "debug_level", "0", INT_MIN, INT_MAX, "level", "how much the kernel's IPVS logs, if it was built for that",
         "nothing: pylvs status --drops says what became of every packet",
@@ -147,7 +152,8 @@ ALL = (
         "scheduler lblcr forgets a destination that was not asked for so long", "", "",
     ),
     _switch(
-        "nat_icmp_send", 0, "tell a LVS-NAT real server whose connection is unknown: ICMP port unreachable", _NOT_YET,
+        "nat_icmp_send", 0, "tell a LVS-NAT real server whose connection is unknown: ICMP port unreachable",
+        "only what the director would forward: to its own addresses, its own stack answers",
     ),
     _switch(
         "pmtu_disc", 1, "answer packets that are too big with ICMP fragmentation needed",
@@ -166,8 +172,9 @@ ALL = (
     _switch("sloppy_sctp", 0, "any SCTP packet may create a connection, not only INIT", "", ""),
     _switch("sloppy_tcp", 0, "any TCP packet but RST may create a connection, not only SYN", "", ""),
     _switch(
-        "snat_reroute", 1, "replies of LVS-NAT are routed as if the director sent them",
-        "nothing yet: replies are routed as packets that are forwarded",
+        "snat_reroute", 1,
+        "replies of LVS-NAT are routed as if the director sent them, from the service's address; 0: as packets from "
+        "their real server",
     ),
     Sysctl(
         "svc_lfactor", "-3", -8, 8, "binary logarithm",

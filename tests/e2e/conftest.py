@@ -58,11 +58,20 @@ def dr(dr_lab: Lab) -> Iterator[Lab]:
     yield from _without_services(dr_lab)
 
 
+CONNTRACK = ["nat conntrack", "dr conntrack"]
+"""For `any_lab`, where a file asks for them: the same with net.ipv4.vs.conntrack, by which the stack forwards."""
+
+
 @pytest.fixture(params=["nat", "nat-router", "dr"])
-def any_lab(request: pytest.FixtureRequest) -> Lab:
+def any_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Each topology in turn."""
-    lab: Lab = request.getfixturevalue(request.param.replace("-", "_"))
-    return lab
+    name, _, conntrack = request.param.partition(" ")
+    lab: Lab = request.getfixturevalue(name.replace("-", "_"))
+    if conntrack:
+        lab.pylvs("sysctl -q conntrack=1")
+    yield lab
+    if conntrack:
+        lab.pylvs("sysctl -q conntrack=0")
 
 
 @pytest.fixture

@@ -4,16 +4,24 @@ nat:         client ------------ director --+-- rs1..rs3      -m, replies throug
 nat-router:  client -- router -- director --+-- rs1..rs3      -m, the same behind a router
 dr:          client -- router --+-- director                  -g, replies rs -> router -> client
                                 +-- rs1..rs3
+
+And with net.ipv4.vs.conntrack=1, where packets pass the stack's forwarding in between: that makes no difference.
 """
 
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from pylvs.lab import Lab, wait_for
 
+from .conftest import CONNTRACK
 from .service import Service
 
+ALL = pytest.mark.parametrize("any_lab", ["nat", "nat-router", "dr", *CONNTRACK], indirect=True)
 
+
+@ALL
 def test_round_robin_gives_each_real_server_its_turn(any_lab: Lab, method: str, ipv6: bool) -> None:
     service = Service(any_lab, method, ipv6=ipv6).add()
     answers = [service.get() for _ in range(9)]
@@ -21,6 +29,7 @@ def test_round_robin_gives_each_real_server_its_turn(any_lab: Lab, method: str, 
     assert answers[:3] == answers[3:6] == answers[6:]
 
 
+@ALL
 def test_who_sees_whom(any_lab: Lab, method: str, ipv6: bool) -> None:
     """The real server sees the client itself; with NAT it was asked on the RIP, with DR on the VIP."""
     service = Service(any_lab, method, ipv6=ipv6).add("rs2")
@@ -54,6 +63,7 @@ def test_the_director_keeps_account(any_lab: Lab, method: str, ipv6: bool, tmp_p
         assert traffic.outpkts == traffic.outbytes == 0, "the replies of DR do not pass the director"
 
 
+@ALL
 def test_the_connection_is_on_the_list(any_lab: Lab, method: str, ipv6: bool) -> None:
     service = Service(any_lab, method, ipv6=ipv6).add("rs3")
     port = service.get("/who").split()[2]

@@ -22,11 +22,7 @@ SUPPORTED = {
     "tunnel",
     *(f"scheduler {name}" for name in NAMES),
 }  # fmt: skip
-LATER = {
-    "beyond-058": "LVS-NAT to the director itself, by mark",
-    "beyond-057": "LVS-NAT to the director itself is refused until it can be done",
-}
-CASES_HERE = [case for case in CASES if needs(case) <= SUPPORTED and not case.get("setup") and case["id"] not in LATER]
+CASES_HERE = [case for case in CASES if needs(case) <= SUPPORTED and not case.get("setup")]
 
 
 class Reopened:

@@ -159,6 +159,20 @@ def test_length(bypassing: Harness, family: Family) -> None:
         ip_command("link set d1 mtu 1500")
 
 
+@pytest.mark.parametrize("options", ["-s rr", "-s rr -o"], ids=["connection", "one packet"])
+def test_fragments(bypassing: Harness, options: str) -> None:
+    """They go the way of their first one, and count for nobody either."""
+    _serve(bypassing, IPV4, options)
+    whole = ip(IPV4.client, _origin(IPV4), UDP, udp(1025, 80, bytes(1000)))
+    pieces = [whole[20:520], whole[520:]]  # the checksum in the first one is over all
+    for at, piece in ((0, pieces[0][:496]), (496, pieces[0][496:] + pieces[1])):
+        one = ip(IPV4.client, _origin(IPV4), UDP, piece, fragment=at, more=not at, check=False)
+        result = bypassing.from_client(one, mark=MARK)
+        assert result.reason == "forwarded_bypass", at
+        assert (result.packet.dst, result.packet.ttl) == (_origin(IPV4), 63)
+    assert bypassing.director.totals().inpkts == 0
+
+
 def test_errors_about_replies(bypassing: Harness, family: Family) -> None:
     """What the client says about the origin's packets goes to the origin; what nobody asked for makes no connection."""
     bypassing.set(schedule_icmp=1)

@@ -17,6 +17,7 @@ import pytest
 from pylvs.datapath import interfaces, netlink, resize
 from pylvs.lab.waiting import wait_for
 from support.books import programs
+from support.fragments import cut, join
 from support.harness import CLIENT, SERVER, Harness, frame, ip
 from support.packets import ICMP, ICMP6, TCP, UDP, Packet, dissect, icmp_error, wrong_sums
 from support.talk import IPV4, Family, Talk
@@ -146,6 +147,29 @@ def test_what_is_not_ours_is_the_stacks(tuns: tuple[Harness, Tun, Tun], family: 
     got = client.gets() if family is IPV4 else None
     assert got is None or (got.src, got.icmp[0]) == (family.vip, 0)
     assert talk.entry is None
+
+
+def test_fragments_of_one_datagram_by_two_ways(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
+    """Those that wait came by Ethernet, the first one comes by tun; and the other way round."""
+    lvs, client, server = tuns
+    talk = Talk(lvs, family, UDP).serve()
+    whole = talk.question(payload=bytes(range(256)) * 12)
+    for ident, early in enumerate(("tun", "ethernet")):
+        parts = cut(whole, 1000, ident)
+        for part in parts[1:]:
+            if early == "tun":
+                client.comes(part)
+            else:
+                assert lvs.from_client(part).reason == "held_fragment"
+        wait_for(lambda: lvs.reasons()["held_fragment"] == 3, "three to wait")
+        if early == "tun":
+            with lvs.cable(CLIENT) as cable:
+                cable.send(frame(parts[0]))
+        else:
+            client.comes(parts[0])
+        joined = join(server.gets().raw for _ in parts)
+        assert joined is not None and not wrong_sums(joined)
+        assert dissect(joined).destination == (talk.rs, 8080)
 
 
 def test_tables_and_programs_change(tuns: tuple[Harness, Tun, Tun]) -> None:

@@ -120,7 +120,7 @@ def test_a_wrong_checksum(lvs: Harness, family: Family) -> None:
     ):
         result = lvs.from_client(error)
         assert result.reason in ("dropped_wrong_checksum", "up_related_unknown")
-    assert lvs.director.totals() == before
+    assert lvs.director.totals()[:5] == before[:5]  # the rest are rates, which move by themselves
     direct = Talk(lvs, family, UDP, rport=80).serve(method="-g")
     assert direct.asks().forwarded
     saw = ip(family.vip, family.client, UDP, _ports(80, 1025) + bytes(8), check=False)

@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.cli.mark import main
 from support.books import books
-from support.harness import Harness, Result, frame, ip
+from support.harness import MACS, Harness, Result, frame, ip
 from support.packets import TCP, UDP, tcp, tcp_packet, udp
 from support.packets import ip as packet
 from support.talk import IPV4, IPV6, Family
@@ -67,7 +67,12 @@ def test_errors_of_a_director_whose_interface_has_no_address(lvs: Harness) -> No
         lvs.instance.learn_addresses()
         assert _ask(lvs, IPV4).packet.src == IPV4.far
     finally:
-        ip("route del 10.1.0.0/16 dev d0\naddr add 10.0.1.1/24 dev d0\nroute add 10.1.0.0/16 via 10.0.1.2\n")
+        # as it was: with its last address, an interface forgets its neighbours
+        ip(f"""route del 10.1.0.0/16 dev d0
+addr add 10.0.1.1/24 dev d0
+route add 10.1.0.0/16 via 10.0.1.2
+neigh replace 10.0.1.2 lladdr {MACS["c0"].hex(":")} dev d0
+""")
         lvs.instance.learn_addresses()
 
 

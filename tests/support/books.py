@@ -17,7 +17,10 @@ from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
-PROGRAMS = ["catch_up", "decide", "flush", "ftp", "ingress", "purge", "related", "start", "steps_"]
+PROGRAMS = [
+    "catch_up", "decide", "egress", "flush", "fragment", "ftp", "ingress", "orphan", "purge", "related", "start",
+    "steps_",
+]  # fmt: skip
 """What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS
 
@@ -34,7 +37,8 @@ class _Connection(NamedTuple):
     key: tuple[bytes, bytes, int, int, int, int]
     reply: tuple[bytes, bytes, int, int, int, int]
     dest: int
-    nat: bool
+    backed: bool
+    """It has a real server's side."""
     inactive: bool
     flags: int
     more: int
@@ -88,13 +92,16 @@ class _Books:
         if family != AF_INET and more:
             rest = MORE.get(self.memory, place // _SLOTS * _SLOTS + more - 1, "rest")
         kind = life & layout.LIFE_KIND
+        nat = status >> 8 & layout.CONN_METHOD == MASQ
+        rport = dport if nat else vport
+        aside = 0 if nat else layout.BACK_ASIDE
         assert bool(status >> 8 & layout.CONN_TEMPLATE) == (kind != layout.SLOT_CONN)
         return _Connection(
             kind,
             key,
-            (server, key[0], dport, cport, protocol, family),
+            (server, key[0], rport, cport, protocol ^ aside, family),
             dest,
-            kind == layout.SLOT_CONN and status >> 8 & layout.CONN_METHOD == MASQ,
+            kind == layout.SLOT_CONN and (nat or bool(status >> 8 & layout.CONN_STACK)),
             bool(status >> 8 & layout.CONN_INACTIVE),
             status >> 8 & 0xFFFF,
             (place // _SLOTS * _SLOTS + more - 1) | self.parity if more else -1,
@@ -141,17 +148,17 @@ class _Books:
         ):
             twice = [key for key, count in Counter(keys).items() if count > 1]
             assert not twice, f"{len(twice)} keys are there twice, {twice[0]}"
-        replies = Counter(c.reply for c in self.connections.values() if c.nat)
+        replies = Counter(c.reply for c in self.connections.values() if c.backed)
         for place, (key, conns) in self.backs.items():
             newest, before = conns & 0xFFFFFFFF, conns >> 32
             named = [number - 1 for number in (newest, before) if number]
             assert newest and len(set(named)) == len(named), f"reply side {place} names {conns:#x}"
             for number in named:
                 owner = self.connections.get(number)
-                assert owner and owner.nat and owner.reply == key, f"reply side {place} names {number}: {owner}"
+                assert owner and owner.backed and owner.reply == key, f"reply side {place} names {number}: {owner}"
             assert replies[key] <= 2 and len(named) == replies[key], f"{replies[key]} have the replies of {place}"
         missing = replies.keys() - {key for key, _ in self.backs.values()}
-        assert not missing, f"{len(missing)} LVS-NAT connections have no reply side, {missing}"
+        assert not missing, f"{len(missing)} connections have no reply side, {missing}"
         rests = {c.more: number for number, c in self.connections.items() if c.more >= 0}
         assert rests == self.mores, "connections and their rests"
 
@@ -179,7 +186,7 @@ class _Books:
         talks = set(self.instance.ftp_talks.keys())
         assert talks <= helped, f"{len(talks - helped)} of {len(talks)} FTP connections are gone"
         waiting = [c for c in found if c.flags & layout.CONN_NO_CPORT]
-        assert all(c.nat and not c.key[2] and c.control >= 0 for c in waiting), waiting
+        assert all(c.backed and not c.key[2] and c.control >= 0 for c in waiting), waiting
         assert self.instance.runtime.get(0, "awaiting") == len(waiting)
 
     def check_counters(self) -> tuple[int, int]:
@@ -197,7 +204,7 @@ class _Books:
         assert sum(total.values()) - bypassing == sum(total[n] for n in range(instance.config.get(0, "dests_high")))
         counts = {name: instance.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
         received = counts.pop("received")
-        assert received == sum(count for name, count in counts.items() if not name.startswith("answered_"))
+        assert received == sum(count for name, count in counts.items() if not name.startswith(("answered_", "sent_")))
         return len(self.connections), sum(active.values())
 
 

@@ -52,6 +52,8 @@ INDEX = {"d0": 100, "d1": 200}
 """Their numbers. Pairs with equal numbers are taken for hardware by the kernel, which lets "link is up" wait."""
 _PEER = {"d0": "c0", "d1": "r0"}
 UP, SHOT, REDIRECT = -1, 2, 7
+STAYING = ("forwarded_local", "forwarded_by_stack")
+"""What is translated and handed up; or, on its way home, redirected to lo."""
 DEFENCES = frozenset(sysctl.DEFENCES)
 HOSTS = {"10.99.0.1": "vip1.example.test", "10.1.0.1": "client1.example.test", "10.2.0.1": "rs1.example.test"}
 """Whom the director's /etc/hosts knew when the conversations were recorded."""
@@ -200,6 +202,20 @@ class Result(NamedTuple):
         return self.reason.startswith("dropped_")
 
 
+class Sent(NamedTuple):
+    """What the egress program made of a packet."""
+
+    verdict: int
+    frame: bytes
+    reason: str
+    """"": it let it pass."""
+
+    @property
+    def packet(self) -> packets.Packet:
+        """The IP packet after it."""
+        return packets.dissect(self.frame[14:])
+
+
 class Entry(NamedTuple):
     """A connection with what listings do not show."""
 
@@ -226,7 +242,7 @@ class Harness:
         self._sizes = (conn_bits, max_services, max_dests)
         self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._loaded = False
-        self._program = -1
+        self._program = self._egress = -1
         self._maps: _Maps | None = None
         try:
             self._peers = _unshare_net()
@@ -313,6 +329,7 @@ class Harness:
         self._loaded = True
         self._open()
         self._program = self.instance.program("ingress")
+        self._egress = self.instance.program("egress")
 
     def _open(self) -> None:
         self.director = Director()
@@ -331,7 +348,8 @@ class Harness:
     def _let_go(self) -> None:
         if self._program >= 0:
             os.close(self._program)
-            self._program = -1
+            os.close(self._egress)
+            self._program = self._egress = -1
             self.director.close()
 
     def reset(self) -> None:
@@ -340,7 +358,7 @@ class Harness:
             self.reload()
             self._maps = _Maps(f"{self.instance.path}/maps")
             return
-        self.sweep()  # so that the timer has nothing in hand
+        self.advance(2)  # so that the timer has nothing in hand, and gives up no fragment while counters are cleared
         self._maps.put_back()
         self.director.close()
         self._open()
@@ -431,12 +449,26 @@ class Harness:
         assert len(changed) == 1 and set(changed.values()) == {1}, f"counted under {changed}, not under one reason"
         reason = next(iter(changed))
         wanted = UP if reason.startswith("up_") else SHOT
+        if reason in STAYING and verdict == UP:
+            return Result(verdict, after, reason, answers)
         if reason.startswith("forwarded_") or "answered_icmp" in answers:
             wanted = REDIRECT
         assert verdict == wanted, f"counted under {reason}, but the verdict is {verdict}"
         if verdict == UP:
             assert after == frame, f"handed up under {reason}, but not as it came"
         return Result(verdict, after, reason, answers)
+
+    def leave_by(self, interface: str, packet: bytes, came_in: str = "", mark: int = 0) -> Sent:
+        """Let an IP packet leave by an interface, of the stack's own or (`came_in`) one that it forwards."""
+        before = self.reasons()
+        context = bytearray(_CONTEXT)
+        struct.pack_into("=I", context, 8, mark)
+        came = (INDEX.get(came_in) or socket.if_nametoindex(came_in)) if came_in else 0
+        struct.pack_into("=II", context, 36, came, INDEX[interface])
+        verdict, after, _, _ = syscall.run(self._egress, frame(packet, interface), bytes(context), room=128)
+        changed = [name for name, then in before.items() if self.reasons()[name] != then]
+        assert len(changed) < 2
+        return Sent(verdict, after, changed[0] if changed else "")
 
     def pour(self, frames: Iterable[bytes], interface: str = CLIENT, mark: int = 0) -> None:
         """Let many frames arrive, and look at none of them: to fill a table."""
@@ -452,18 +484,22 @@ class Harness:
         For what BPF_PROG_TEST_RUN refuses: a frame that ends within the IP header.
         """
         before = self.reasons()
-        _setns(self._peers)
-        try:
-            cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            cable.bind((_PEER[interface], 0))
-        finally:
-            self.enter()
-        with cable:
+        with self.cable(interface) as cable:
             for one in frames:
                 cable.send(one)
         wait_for(lambda: self.reasons()["received"] - before["received"] == len(frames), "the frames to arrive")
         now = self.reasons()
         return {name: now[name] - before[name] for name in now if now[name] != before[name] and name != "received"}
+
+    def cable(self, interface: str, kind: int = 0) -> socket.socket:
+        """The other end of an interface's cable: a socket for frames, which hears those of an Ethernet type, too."""
+        _setns(self._peers)
+        try:
+            cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            cable.bind((_PEER[interface], kind))
+        finally:
+            self.enter()
+        return cable
 
     @contextmanager
     def beyond(self, interface: str = SERVER) -> Iterator[Callable[[int], list[bytes]]]:
@@ -543,6 +579,11 @@ class Harness:
 def frame(packet: bytes, interface: str = CLIENT) -> bytes:
     """The frame in which an IP packet arrives on one of the director's interfaces."""
     return packets.ether(packet, MACS[interface], MACS[_PEER[interface]])
+
+
+def by_lo(lvs: Harness, packet: bytes) -> Result:
+    """Let the director say an IP packet to itself."""
+    return lvs.send(packets.ether(packet, bytes(6), bytes(6)), "lo")
 
 
 def pins() -> set[str]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from pylvs.cli.parsing import Parser
-from pylvs.datapath import instance, interfaces, loading, netlink, table
+from pylvs.datapath import _layout, instance, interfaces, loading, netlink, table
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.journal import JournaledTable
 from pylvs.datapath.layout import REASONS
@@ -15,6 +15,8 @@ from pylvs.sysctl import DEFENCES
 MEANING = {
     "forwarded_nat_request": "LVS-NAT, client to real server",
     "forwarded_nat_reply": "LVS-NAT, real server to client",
+    "forwarded_local": "translated, for a real server or a client that is the director itself",
+    "forwarded_by_stack": "translated, for the stack to forward (net.ipv4.vs.conntrack)",
     "forwarded_route": "LVS-DR, client to real server",
     "forwarded_bypass": "past the real servers, to where the client wanted to go (cache_bypass)",
     "forwarded_tunnel": "LVS-TUN, client to real server",
@@ -25,15 +27,18 @@ MEANING = {
     "up_malformed": "broken or truncated IP header; the stack drops and counts it",
     "up_martian": "from an address that nobody can have",
     "up_protocol": "neither TCP, UDP, SCTP, AH, ESP nor an ICMP error",
-    "up_fragment": "a fragment",
+    "up_fragment": "a fragment of what is handed up; those without ports follow their first one",
     "up_no_service": "no virtual service and no connection",
     "up_no_connection": "TCP to a service, without a connection and no SYN; the stack answers RST",
     "up_just_ended": "its connection ended while the packet was at it",
     "up_client_port_20": "from client port 20, which is never balanced",
     "up_ftp_data": "to a port where data of an FTP service might come, but not of one that is known",
     "up_local_real_server": "the chosen real server is the director itself",
+    "up_backup": "this director is a backup that balances nothing (net.ipv4.vs.backup_only)",
     "up_reply_unchanged": "a reply of LVS-DR that passed through the director",
     "up_reply_ttl": "a reply whose TTL is over; the stack tells the real server",
+    "up_reply_for_stack": "replies that the stack forwards (net.ipv4.vs.conntrack)",
+    "up_reply_translated": "replies to the director's own requests, on their last steps",
     "up_reply_too_big": "a reply too big for the way to the client; the stack tells the real server",
     "up_reply_not_routed": "a reply without a route to its client",
     "up_related_unknown": "ICMP errors about what is no connection's packet",
@@ -44,6 +49,7 @@ MEANING = {
     "dropped_conn_max": "as many connections as net.ipv4.vs.conn_max allows",
     "dropped_by_defence": "one of those that net.ipv4.vs.drop_packet drops",
     "dropped_contended": "another CPU was making the same connection",
+    "dropped_loopback": "from the network to a real server whose address is loopback's",
     "dropped_no_route": "no route to the real server; answered with ICMP host unreachable",
     "dropped_ttl_exceeded": "TTL over; answered with ICMP time exceeded",
     "dropped_too_big": "too big for the way; answered with ICMP fragmentation needed",
@@ -53,8 +59,16 @@ MEANING = {
     "dropped_wrong_checksum": "ICMP errors or FTP of LVS-NAT with a wrong checksum, which nobody could tell any more",
     "dropped_by_helper": "of an FTP control connection, and not to be rewritten now; it is sent again",
     "dropped_tunnel_error": "ICMP errors about our tunnels' packets: what they say is remembered, or told on",
+    "dropped_orphan": "from a LVS-NAT real server, of no connection (net.ipv4.vs.nat_icmp_send)",
+    "held_fragment": "fragments that wait for their datagram's first one now",
+    "dropped_fragment": "a fragment of what was dropped, or one that would overlap another",
+    "dropped_first_lost": "a fragment whose first one did not come within a second",
+    "dropped_hold_full": "a fragment before its first one, and no room to let it wait",
     "answered_icmp": "ICMP errors sent",
     "answered_icmp_limited": "ICMP errors not sent, for the rate limit",
+    "sent_reply": "replies that the stack sends, in the service's name",
+    "sent_request": "requests that the stack forwards, to the service's address",
+    "sent_to_lo": "the director's own requests to services, made to come in",
 }
 
 NEARLY_FULL = 80  # % of the slots: from here on there is a warning
@@ -90,7 +104,8 @@ def parsers() -> list[Parser]:
     form.add_argument(
         "--drops",
         action="store_true",
-        help="every packet's reason: received = forwarded + handed up to the stack + dropped",
+        help="every packet's reason: received = forwarded + handed up to the stack + dropped, and the fragments that "
+        "wait for their first one",
     )
     form.add_argument("--json", action="store_true", help="all numbers, the packets' reasons too, as one object")
     form.add_argument(
@@ -180,8 +195,41 @@ def _numbers(running: Instance) -> dict[str, Any]:
             "conn_max": running.sysctls.get(0, "conn_max"),
             "refused_by_conn_max": reasons["dropped_conn_max"],
         },
+        "egress": _egress(running),
+        "not_forwarding": _not_forwarding(running),
         "packets": reasons,
     }
+
+
+def _egress(running: Instance) -> list[str]:
+    """What the egress program is there for."""
+    needs = running.config.get(0, "egress")
+    names = {
+        _layout.EGRESS_OWN: "the director's own requests",
+        _layout.EGRESS_LOCAL: "real servers on the director",
+        _layout.EGRESS_STACK: "conntrack",
+    }
+    return [name for bit, name in names.items() if needs & bit]
+
+
+def _not_forwarding(running: Instance) -> list[str]:
+    """Switches without which the stack does not forward what conntrack=1 leaves to it."""
+    if not running.sysctls.get(0, "conntrack"):
+        return []
+    families = running.config.get(0, "families")
+    wanted = {
+        "net.ipv4.ip_forward": families & _layout.SERVES_IPV4,
+        "net.ipv6.conf.all.forwarding": families & _layout.SERVES_IPV6,
+    }
+    return [name for name, serves in wanted.items() if serves and not _is_on(name)]
+
+
+def _is_on(name: str) -> bool:
+    try:
+        with open(f"/proc/sys/{name.replace('.', '/')}", encoding="ascii") as file:
+            return file.read().strip() != "0"
+    except FileNotFoundError:
+        return False
 
 
 def _status(numbers: dict[str, Any]) -> Iterator[str]:
@@ -193,6 +241,10 @@ def _status(numbers: dict[str, Any]) -> Iterator[str]:
     if numbers["not_attached"]:
         rest = ", ".join(f"{name} ({why})" if why else name for name, why in numbers["not_attached"].items())
         yield f"not attached  {rest}"
+    if numbers["egress"]:
+        yield f"egress        a program there, too, for {', '.join(numbers['egress'])}"
+    if numbers["not_forwarding"]:
+        yield f"WARNING       conntrack is on, and balanced packets need {' and '.join(numbers['not_forwarding'])} = 1"
     yield from _table(numbers["table"])
     yield (
         f"services      {numbers['services']} of {numbers['max_services']}, "
@@ -289,5 +341,5 @@ def _drops(running: Instance) -> None:
             if counts[name]:
                 print(f"{counts[name]:>12}   {name:<26} {MEANING[name]}")
     for name in REASONS:
-        if name.startswith("answered_") and counts[name]:
+        if name.startswith(("held_", "answered_", "sent_")) and counts[name]:
             print(f"{counts[name]:>12} {name:<28} {MEANING[name]}")

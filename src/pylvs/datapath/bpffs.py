@@ -212,7 +212,7 @@ def remove_tree(path: str) -> None:
         names = os.listdir(path)
     except FileNotFoundError:
         return
-    for name in sorted(names, key=lambda n: n != "links"):
+    for name in sorted(names, key=lambda n: n not in ("links", "egress")):
         inner = f"{path}/{name}"
         try:
             os.unlink(inner)

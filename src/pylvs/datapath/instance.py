@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from pylvs import sysctl
-from pylvs.datapath import _layout, bpffs, interfaces, layout, netlink, programs, syscall
+from pylvs.datapath import _layout, bpffs, egress, interfaces, layout, netlink, programs, syscall
 from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
 from pylvs.errors import DatapathError, NotPermitted, Unloaded
 
@@ -24,10 +24,11 @@ SHARED = {
     "dests": layout.DEST,
     "dest_loads": layout.DEST_LOAD,
     "estimates": layout.ESTIMATE,
+    "parties": layout.PARTIES,
 }
 TABLE = {"slots": layout.CONN, "tags": layout.TAG, "groups": layout.GROUP}
 """The connection table: maps that another set takes over from when it is resized. Pinned as slots_0 and so on."""
-HASHES = ("service_index", "speakers", "own_addresses", "call_ids", "ftp_talks")
+HASHES = ("service_index", "speakers", "nat_servers", "own_addresses", "call_ids", "ftp_talks")
 COUNTERS = ("counters", "reasons")
 FRAME = bytes(64)
 _MAPPED = bytes(10) + b"\xff\xff" + bytes(4)  # ::ffff:0:0, which stands for IPv4
@@ -44,7 +45,7 @@ class Instance:
 
     Attributes:
         slots, tags, groups: the connection table that is in force now.
-        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates: the shared arrays.
+        config, runtime, sysctls, services, marks, pools, dests, dest_loads, estimates, parties: the shared arrays.
         service_index, own_addresses, call_ids, ftp_talks: hashes.
         counters, reasons: per-CPU counters.
     """
@@ -58,8 +59,10 @@ class Instance:
     dests: SharedArray
     dest_loads: SharedArray
     estimates: SharedArray
+    parties: SharedArray
     service_index: Hash
     speakers: Hash
+    nat_servers: Hash
     own_addresses: Hash
     call_ids: Hash
     ftp_talks: Hash
@@ -227,6 +230,7 @@ class Instance:
             interfaces.attach(f"{self.path}/links", fd, interface.ifindex)
         finally:
             os.close(fd)
+        egress.agree(self)
         self.learn_addresses()
 
     def works_linkless(self) -> bool:
@@ -279,7 +283,9 @@ class Instance:
 
     def detach(self, interface: netlink.Interface) -> bool:
         """Take it off again; False if it was not there."""
-        return interfaces.detach(f"{self.path}/links", interface.ifindex)
+        found = interfaces.detach(f"{self.path}/links", interface.ifindex)
+        egress.agree(self)
+        return found
 
     def attached(self) -> dict[int, str]:
         """Interface number -> how ("tcx" or "clsact")."""
@@ -349,6 +355,7 @@ class Instance:
             except OSError as error:
                 if error.errno not in (errno.ENODEV, errno.ENOLINK):  # it went away while we looked
                     raise
+        egress.replace(self, loaded)
         for name in loaded.keys() - steps.keys():
             self._pin_program(name, loaded[name])
         syscall.wait_for_packets()

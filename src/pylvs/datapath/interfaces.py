@@ -3,8 +3,8 @@
 A tcx link lives in its pin, `links/<ifindex>`. Empty directories are notes beside it: `<ifindex>c` says that a clsact
 filter lives with the interface, so that it can be found and replaced; `<ifindex>x` that somebody took the packet path
 off it, and that it shall stay off. A note outlives its interface, and another interface may get its number: a note of
-a filter is only believed when the filter is there. `priority` is a filter's place on its interface: a director's is
-one, and other programs of ours have others.
+a filter is only believed when the filter is there. The same holds for programs on TC egress, in a directory `egress`.
+`priority` is a filter's place on its interface: a director's is one, and other programs of ours have others.
 """
 
 import errno
@@ -75,13 +75,14 @@ def attach(directory: str, program: int, ifindex: int, priority: int = DIRECTOR)
             os.close(link)
         os.unlink(path)  # a former interface of this number
     try:
-        link = syscall.link_create(program, ifindex)
+        where = syscall.TCX_EGRESS if _is_egress(directory) else syscall.TCX_INGRESS
+        link = syscall.link_create(program, ifindex, where)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         from pylvs.datapath import object as loader
 
-        loader.clsact_attach(program, ifindex, priority)
+        loader.clsact_attach(program, ifindex, priority, _is_egress(directory))
         _note(f"{path}c")
         return
     try:
@@ -108,7 +109,7 @@ def detach(directory: str, ifindex: int, priority: int = DIRECTOR) -> bool:
         from pylvs.datapath import object as loader
 
         _unnote(f"{path}c")
-        return loader.clsact_detach(ifindex, priority)
+        return loader.clsact_detach(ifindex, priority, _is_egress(directory))
     return False
 
 
@@ -119,7 +120,7 @@ def attached(directory: str, priority: int = DIRECTOR) -> dict[int, str]:
         if name.endswith("x"):
             continue
         if name.endswith("c"):
-            if _clsact_attached(int(name[:-1]), priority):
+            if _clsact_attached(int(name[:-1]), priority, _is_egress(directory)):
                 found[int(name[:-1])] = "clsact"
             continue
         link = syscall.get(f"{directory}/{name}")
@@ -164,10 +165,23 @@ def newcomers(directory: str) -> list[netlink.Interface]:
     return [interface for interface in there if fit[interface.ifindex] and interface.ifindex not in known]
 
 
-def _clsact_attached(ifindex: int, priority: int) -> bool:
+def forget_others(directory: str, wanted: set[int]) -> None:
+    """Take the program off all interfaces but these, and remove what is left here of interfaces that are gone."""
+    for ifindex in set(attached(directory)) - wanted:
+        detach(directory, ifindex)
+    for name in os.listdir(directory):
+        if int(name.rstrip("cx")) not in wanted:
+            _forget(f"{directory}/{name}")
+
+
+def _is_egress(directory: str) -> bool:
+    return directory.endswith("/egress")
+
+
+def _clsact_attached(ifindex: int, priority: int, egress: bool) -> bool:
     from pylvs.datapath import object as loader
 
-    return loader.clsact_attached(ifindex, priority)
+    return loader.clsact_attached(ifindex, priority, egress)
 
 
 def _note(path: str) -> None:

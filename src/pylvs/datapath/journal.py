@@ -19,11 +19,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, bpffs, limits, pools, speakers, syscall
+from pylvs.datapath import _layout, bpffs, egress, limits, orphans, parties, pools, speakers, syscall
 from pylvs.datapath.layout import SERVICE
 from pylvs.datapath.pools import Member, Pool
 from pylvs.datapath.records import endpoint_of, serves, service_key
-from pylvs.datapath.services import _NUMBER, ServiceTable, _member, _record
+from pylvs.datapath.services import _NUMBER, LASTING, ServiceTable, _egress, _member, _record
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import DatapathError, TableFull
 from pylvs.model import TUNNEL, RealServer, VirtualService
@@ -99,6 +99,10 @@ class JournaledTable(ServiceTable):
         if not any(journal.values()):
             return False
         instance = self._instance
+        for wanted in goal.services:
+            egress.demand(instance, egress.of_service(wanted.service))
+            for server, local in wanted.servers:
+                egress.demand(instance, _egress(server, bool(local)))
         with bpffs.alone(f"{instance.path}/programs"):
             self._write_down(journal)
             instance.config.put(0, "changing", _JOURNAL)
@@ -142,6 +146,7 @@ class JournaledTable(ServiceTable):
     def _new(self, wanted: Wanted, number: int, free_dests: Iterator[int]) -> dict[str, Any]:
         """How a service comes into being."""
         key, made = service_key(wanted.service), self._instance.config.get(0, "generation")
+        parties.invite_service(self._instance, key)
         members, newcomers, back = self._members_of(wanted, number, key, made, {}, free_dests)
         servers = b"".join(member.pack() for member, _ in members)
         pool = self._bound(wanted.service, servers, newcomers)
@@ -199,6 +204,7 @@ class JournaledTable(ServiceTable):
                 local = is_local
             last = server.weight or (before[dest].last_weight if dest in before else 0)
             members.append((_member(dest, server, last), local))
+            parties.invite_server(self._instance, server)
         return members, newcomers, back
 
     def _step(
@@ -281,7 +287,7 @@ class JournaledTable(ServiceTable):
         for step in journal["services"]:
             self._put_in_force(step)
         if gone and not any(True for number in self._used_numbers() if number not in {g["number"] for g in gone}):
-            config.put(0, "families", config.get(0, "families") & _layout.SERVES_SPEAKERS)  # all gone in one store
+            config.put(0, "families", config.get(0, "families") & LASTING)  # all gone in one store
         for one in gone:
             self._remove(one["number"], bytes.fromhex(one["key"]), one["dests"])
         if journal["timeouts"]:
@@ -289,6 +295,8 @@ class JournaledTable(ServiceTable):
         self._zero(journal["zero"])
         self._serve_families()
         speakers.agree(self._instance, None, self._used_numbers())
+        orphans.agree(self._instance, self._used_numbers())
+        egress.reconsider(self._instance, self._used_numbers())
         if (gone or any(step["gone"] for step in journal["services"])) and self._instance.sysctls.get(
             0, "expire_nodest_conn"
         ):

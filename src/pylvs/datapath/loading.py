@@ -10,7 +10,7 @@ import struct
 import time
 from contextlib import suppress
 
-from pylvs.datapath import _layout, bpffs, forwarding, ftpports, interfaces, layout, programs, syscall
+from pylvs.datapath import _layout, bpffs, egress, forwarding, ftpports, interfaces, layout, programs, syscall
 from pylvs.datapath.instance import (
     FRAME,
     TABLE,
@@ -126,6 +126,7 @@ def _make(where: str, closed: int, conn_bits: int, max_services: int, max_dests:
         "services": max_services,
         "service_index": max_services,
         "speakers": max_dests,
+        "nat_servers": max_dests,
         "dests": max_dests,
         "dest_loads": max_dests,
         "caches": max_services,
@@ -230,6 +231,7 @@ def unload() -> bool:
 
             detour.clear()
             links = f"{where}/current/links"
+            egress.remove(f"{where}/current/egress")
             for ifindex in interfaces.attached(links):
                 interfaces.detach(links, ifindex)
             bpffs.remove_tree(f"{where}/gone")

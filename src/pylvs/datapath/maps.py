@@ -8,6 +8,8 @@ from typing import Any
 from pylvs.datapath import syscall
 from pylvs.datapath.layout import Layout
 
+_LARGEST = (1 << 64) - 1
+
 
 class SharedArray:
     """An array map mapped into memory: reading and writing it costs no system call.
@@ -132,8 +134,9 @@ class PerCpuArray:
         return list(self._row.iter_unpack(value))
 
     def sums(self, number: int) -> tuple[int, ...]:
-        """The counters of one record, summed over the CPUs."""
-        return tuple(map(sum, zip(*self.rows(number), strict=True)))
+        """The counters of one record, summed over the CPUs. What one of them has counted, another may take back: each
+        alone may be below 0, which is a very large number."""
+        return tuple(sum(column) & _LARGEST for column in zip(*self.rows(number), strict=True))
 
     def clear(self, number: int) -> None:
         syscall.map_update(self.fd, struct.pack("=I", number), bytes(self._size))

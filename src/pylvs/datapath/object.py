@@ -190,13 +190,13 @@ class _Options(ctypes.Structure):
 
 
 # A place of our own among an interface's filters; a program put there again replaces the former in one step.
-_HANDLE, _PRIORITY, _INGRESS, _REPLACE = 0x10C5, 0xC500, 1, 1
+_HANDLE, _PRIORITY, _INGRESS, _EGRESS, _REPLACE = 0x10C5, 0xC500, 1, 2, 1
 
 
-def clsact_attach(program: int, ifindex: int, priority: int = _PRIORITY) -> None:
-    """Attach a program as a clsact ingress filter, replacing an earlier one of ours in one step."""
+def clsact_attach(program: int, ifindex: int, priority: int = _PRIORITY, egress: bool = False) -> None:
+    """Attach a program as a clsact filter on ingress or egress, replacing an earlier one of ours in one step."""
     lib = _library().lib
-    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _INGRESS, 0)
+    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS if egress else _INGRESS, 0)
     result = lib.bpf_tc_hook_create(ctypes.byref(hook))
     if result and result != -17:  # somebody's clsact is there already: we share it
         raise OSError(-result, os.strerror(-result))
@@ -206,19 +206,19 @@ def clsact_attach(program: int, ifindex: int, priority: int = _PRIORITY) -> None
         raise OSError(-result, os.strerror(-result))
 
 
-def clsact_detach(ifindex: int, priority: int = _PRIORITY) -> bool:
+def clsact_detach(ifindex: int, priority: int = _PRIORITY, egress: bool = False) -> bool:
     """Remove our filter; False if there was none. The clsact itself stays: others may use it."""
     lib = _library().lib
-    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _INGRESS, 0)
+    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS if egress else _INGRESS, 0)
     options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, priority)
     return lib.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options)) == 0
 
 
-def clsact_attached(ifindex: int, priority: int = _PRIORITY) -> bool:
+def clsact_attached(ifindex: int, priority: int = _PRIORITY, egress: bool = False) -> bool:
     """Is there a filter in our place on the interface? False, too, if there is no such interface."""
     library = _library()
     said = len(library.log)
-    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _INGRESS, 0)
+    hook = _Hook(ctypes.sizeof(_Hook), ifindex, _EGRESS if egress else _INGRESS, 0)
     options = _Options(ctypes.sizeof(_Options), 0, 0, 0, _HANDLE, priority)
     found: int = library.lib.bpf_tc_query(ctypes.byref(hook), ctypes.byref(options))
     del library.log[said:]  # libbpf complains of whatever is not there

@@ -14,7 +14,7 @@ from _socket import htons
 from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs import schedulers
-from pylvs.datapath import _layout, limits, numbers, pools, speakers, tunnels
+from pylvs.datapath import _layout, egress, limits, numbers, orphans, parties, pools, speakers, tunnels
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import DEST, SERVICE, SERVICE_KEY
 from pylvs.datapath.pools import Member, Pool, Pools, Row
@@ -33,10 +33,12 @@ from pylvs.datapath.records import (
 from pylvs.datapath.statistics import Statistics
 from pylvs.datapath.trash import Trash
 from pylvs.errors import NoSuchDestination, NoSuchService
-from pylvs.model import RealServer, VirtualService
+from pylvs.model import MASQ, RealServer, VirtualService
 
 __all__ = ["Member", "ServiceTable", "service_key", "unpack_address"]
 _NUMBER = struct.Struct("=I")
+LASTING = _layout.SERVES_SPEAKERS | _layout.SERVES_ORPHANS
+"""Of config.families, what is said of real servers (speakers.py, orphans.py)."""
 _ALL = 0xFFFFFFFF  # config.changing: a flush
 
 
@@ -179,6 +181,7 @@ class ServiceTable:
         number = numbers.free_service(instance, memory.free_service)
         key = service_key(service)
         pool = memory.pools.write(number, self._bound(service, b""))
+        parties.invite_service(instance, key)
         memory.free_service = number + 1
         self._begin(number)
         made = instance.config.get(0, "generation")
@@ -187,6 +190,7 @@ class ServiceTable:
         if number >= instance.config.get(0, "services_high"):
             instance.config.put(0, "services_high", number + 1)
         memory.pools.swap(number, pool)
+        egress.demand(instance, egress.of_service(service))
         instance.config.put(0, "families", instance.config.get(0, "families") | serves(key))
         instance.service_index.put(key, _NUMBER.pack(number))
         self._done()
@@ -223,7 +227,7 @@ class ServiceTable:
         self._instance.service_index.delete(self._instance.services.get(number, "key"))
         self._tidy(number, self._member_dests(number))
         self._serve_families()
-        self._done()
+        self._done(gone=True)
 
     def flush(self) -> None:
         """Remove all services; for packets, all at once."""
@@ -233,7 +237,7 @@ class ServiceTable:
         for number in list(self._used_numbers()):
             self._instance.service_index.delete(services.get(number, "key"))
             self._tidy(number, self._member_dests(number))
-        self._done()
+        self._done(gone=True)
 
     def add_server(self, number: int, server: RealServer, local: bool) -> None:
         """Add a real server at the list's head. One that waits in the trash comes back with its connections.
@@ -252,6 +256,7 @@ class ServiceTable:
         member = _member(dest, server, server.weight)
         old = memory.pools.read(number)
         pool = self._changed(number, old, member.pack() + old.servers, lambda place: place + 1, {dest: record})
+        parties.invite_server(instance, server)
         self._begin(number)
         if known is None:
             memory.free_dest = dest + 1
@@ -259,6 +264,7 @@ class ServiceTable:
         elif instance.dests.get(dest, "service_made") != made:
             self._come_back(dest, number, made)
         memory.trash.forget(record)
+        egress.demand(instance, _egress(server, local))
         limits.make_available(self._instance, dest, local)
         tunnels.prepare(instance, dest, server, local)
         memory.pools.swap(number, pool)
@@ -288,11 +294,13 @@ class ServiceTable:
             TableFull, InvalidValue, NoSuchScheduler
         """
         memory, slot = self._remembered(), self._instance.services.get(number, "pool")
+        egress.demand(self._instance, _egress(server, local))
         place = memory.pools.place(slot, dest)
         if place is None:
             raise NoSuchDestination("the service has no such real server")
         was = memory.pools.member(slot, place)
         member = _member(dest, server, server.weight or was.last_weight)
+        parties.invite_server(self._instance, server)
         only_weight = member == was._replace(weight=member.weight, last_weight=member.last_weight)
         if only_weight and not memory.pools.scheduler(slot).weighs(was, member):
             self._begin(number)
@@ -307,7 +315,7 @@ class ServiceTable:
             memory.pools.swap(number, pool)
         limits.make_available(self._instance, dest, local)
         limits.put(self._instance, member)
-        self._done()
+        self._done(gone=True)
 
     def delete_server(self, number: int, dest: int) -> None:
         """Take a real server out of its service, into the trash.
@@ -327,7 +335,7 @@ class ServiceTable:
         memory.pools.swap(number, pool)
         memory.trash.put(dest)
         del index[endpoint(self._instance.dests.read(dest))]
-        self._done()
+        self._done(gone=True)
 
     def _changed(
         self,
@@ -363,17 +371,20 @@ class ServiceTable:
             else:
                 self._agree(number, self.members(number), everybody)
         self._serve_families()
-        self._done()
+        self._done(gone=True)
 
     # ---- steps of a change ------------------------------------------------------------------------------------------
 
     def _begin(self, number: int) -> None:
         self._instance.config.put(0, "changing", number + 1)
 
-    def _done(self) -> None:
+    def _done(self, gone: bool = False) -> None:
         config = self._instance.config
         changing = config.get(0, "changing")
         speakers.agree(self._instance, None if changing in (0, _ALL) else changing - 1, self._used_numbers())
+        orphans.agree(self._instance, self._used_numbers())
+        if gone:
+            egress.reconsider(self._instance, self._used_numbers())
         generation = config.get(0, "generation") + 1
         config.put(0, "generation", generation)
         config.put(0, "changing", 0)
@@ -383,7 +394,7 @@ class ServiceTable:
         """Tell the packet path what there are services of."""
         config, services = self._instance.config, self._instance.services
         left = config.get(0, "families")
-        found = left & _layout.SERVES_SPEAKERS  # whose real servers those are (speakers.py)
+        found = left & LASTING
         for number in self.numbers():
             found |= serves(services.get(number, "key"))
             if found == left:
@@ -412,6 +423,10 @@ class ServiceTable:
                 limits.put(self._instance, there[dest], again=True)
             elif flags & _layout.DEST_AVAILABLE:
                 self._remembered().trash.put(dest)
+
+
+def _egress(server: RealServer, local: bool) -> int:
+    return egress.LOCAL if local and server.method == MASQ else 0
 
 
 def _record(server: RealServer, local: bool, number: int, key: bytes, made: int) -> bytes:

@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 (_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY) = (0, 1, 2, 3, 4)
 (_PIN, _GET, _RUN, _INFO) = (6, 7, 10, 15)
 (_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH) = (28, 29, 34)
-TCX_INGRESS = 46
+TCX_INGRESS, TCX_EGRESS = 46, 47
 NOEXIST = 1
 
 
@@ -114,9 +114,9 @@ def map_id(fd: int) -> int:
     return int(struct.unpack_from("=I", info(fd), 4)[0])
 
 
-def link_create(program: int, ifindex: int) -> int:
-    """Attach a program to an interface's TC ingress by a tcx link (Linux 6.6); EINVAL on older kernels."""
-    return _bpf(_LINK_CREATE, _buffer(struct.pack("=IIII48x", program, ifindex, TCX_INGRESS, 0)))
+def link_create(program: int, ifindex: int, where: int = TCX_INGRESS) -> int:
+    """Attach a program to an interface's TC ingress or egress by a tcx link (Linux 6.6); EINVAL on older kernels."""
+    return _bpf(_LINK_CREATE, _buffer(struct.pack("=IIII48x", program, ifindex, where, 0)))
 
 
 def link_update(link: int, program: int) -> None:

@@ -9,6 +9,7 @@ is such that in between they fit each other, too.
 from collections.abc import Mapping
 
 from pylvs import sysctl
+from pylvs.datapath import egress, orphans
 from pylvs.datapath.instance import Instance, sysctl_defaults
 from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.services import ServiceTable
@@ -42,8 +43,14 @@ def write(running: Instance, table: ServiceTable, texts: Mapping[str, str]) -> N
     shared, changes = running.sysctls, check(running, texts)
     estimated = table.statistics.estimated
     changed = {member for member, value in changes if shared.get(0, member) != value}
+    if any(member == "conntrack" and value for member, value in changes):
+        egress.demand(running, egress.STACK)  # before packets need it
     for member, value in changes:
         shared.put(0, member, value)
+    if "nat_icmp_send" in changed:
+        orphans.agree(running, table.numbers())
+    if "conntrack" in changed:
+        egress.reconsider(running, table.numbers())
     if estimated and not table.statistics.estimated:
         counters = [counter for number in table.numbers() for counter in table.counters(number)]
         table.statistics.publish([TOTAL, *counters])

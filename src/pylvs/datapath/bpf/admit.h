@@ -166,6 +166,9 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 		reason = DROPPED_CONN_MAX;
 	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
+		birth->flags |= birth->manner;
+		if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL || birth->dest == DEST_NONE)
+			birth->flags &= ~CONN_STACK;
 		birth->kind = SLOT_CONN;
 		birth->state = 0;
 		birth->timeout = 3000;	/* until the protocol sets its own */
@@ -207,6 +210,7 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 		found->life = 0;
 	}
 	birth->control = 0;	/* of the packet before */
+	birth->manner = skb->ingress_ifindex == LO_IFINDEX ? CONN_OWN : sys && sys->conntrack ? CONN_STACK : 0;
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)

@@ -179,7 +179,8 @@ struct birth {
 	__u32 timeout;		/* milliseconds */
 	__u32 control;		/* 1 + number of the template, which has counted it already */
 	__u32 made;		/* it was this one, and none that another CPU made at the same time */
-	__u32 nat;
+	__u32 backed;
+	__u32 manner;		/* CONN_OWN or CONN_STACK, if it is one such */
 	__u32 back;		/* 1 + number of the slot of its real server's side */
 	__u32 service;
 	struct pool_options options;
@@ -238,6 +239,9 @@ static __always_inline int back_join(__u32 slot, const struct birth *birth, __u3
 		newest = conn_at((__u32)old - 1);
 		kind = newest ? newest->life & LIFE_KIND : SLOT_FREE;
 		kept = kind == SLOT_CONN || kind == SLOT_MOVING ? old << 32 : old >> 32 << 32;
+		/* requests, unlike replies, come for both of them, and who restores their VIP could not tell them apart */
+		if (kept && (birth->flags & CONN_METHOD) != METHOD_MASQ)
+			return 0;
 		if (__sync_val_compare_and_swap(&b->conns, old, kept | (1 + number)) == old)
 			return 1;
 	}
@@ -284,11 +288,13 @@ static __always_inline int more_fill(struct conn *c, __u32 number, const struct 
 
 static __always_inline void birth_reply(struct birth *birth, const struct tuple *key)
 {
+	int plain = (birth->flags & CONN_METHOD) != METHOD_MASQ;
+
 	birth->reply.src = birth->daddr;
 	birth->reply.dst = key->src;
-	birth->reply.sport = birth->dport;
+	birth->reply.sport = plain ? key->dport : birth->dport;
 	birth->reply.dport = key->sport;
-	birth->reply.protocol = key->protocol;
+	birth->reply.protocol = plain ? key->protocol ^ BACK_ASIDE : key->protocol;
 	birth->reply.family = key->family;
 }
 
@@ -319,8 +325,9 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (!key || !found || !birth || !rt)
 		return DROPPED_TABLE_FULL;
 	birth->made = birth->back = 0;
-	birth->nat = birth->kind == SLOT_CONN && (birth->flags & CONN_METHOD) == METHOD_MASQ;
-	if (birth->nat && key->protocol == IPPROTO_TCP && ftp_port(key->dport))
+	birth->backed = birth->kind == SLOT_CONN && conn_backed(birth->flags);
+	if (birth->kind == SLOT_CONN && (birth->flags & CONN_METHOD) == METHOD_MASQ && key->protocol == IPPROTO_TCP &&
+	    ftp_port(key->dport))
 		birth->flags |= CONN_FTP;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
@@ -332,16 +339,16 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if (!c)
 		goto no_room;
 	conn_fill(c, key, birth, now);
-	if (birth->nat) {
+	if (birth->backed) {
 		birth_reply(birth, key);
 		birth->reply_hash = table_hash(&birth->reply);
 		birth->back = conn_slot(birth->reply_hash, now);
 		if (birth->back)
 			back_fill(birth->back - 1, &birth->reply, number);
-	} else if (birth->kind == SLOT_CONN) {
-		expect_plain_replies(key);
 	}
-	if ((birth->nat && !birth->back) || !more_fill(c, number, birth, now)) {
+	if (birth->kind == SLOT_CONN && ((birth->flags & CONN_METHOD) != METHOD_MASQ || (birth->flags & CONN_OWN)))
+		expect_plain_replies(key);
+	if ((birth->backed && !birth->back) || !more_fill(c, number, birth, now)) {
 		if (birth->back)
 			table_give_back(birth->back - 1, 1, now);
 		table_give_back(number, 1, now);

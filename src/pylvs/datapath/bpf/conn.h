@@ -35,6 +35,18 @@ static __always_inline void conn_vaddr(const struct conn *c, union address *addr
 	*address = c->family == AF_INET ? four : c->at.ipv6.vaddr;
 }
 
+/* Has it a real server's side? */
+static __always_inline int conn_backed(__u32 flags)
+{
+	return (flags & CONN_METHOD) == METHOD_MASQ || (flags & CONN_STACK);
+}
+
+/* The port to which its packets come at the real server. */
+static __always_inline __u16 conn_rport(const struct conn *c)
+{
+	return conn_method(c) == METHOD_MASQ ? c->dport : c->vport;
+}
+
 /* The addresses under which it is found. */
 static __always_inline void conn_key(const struct conn *c, struct tuple *key)
 {
@@ -47,14 +59,14 @@ static __always_inline void conn_key(const struct conn *c, struct tuple *key)
 	key->unused = 0;
 }
 
-/* The addresses under which a LVS-NAT real server's packets arrive. */
+/* The addresses under which a LVS-NAT real server's packets arrive; of other methods, would arrive. */
 static __always_inline void conn_back_key(const struct conn *c, const struct dest *d, struct tuple *key)
 {
 	key->src = d->address;
 	conn_caddr(c, &key->dst);
-	key->sport = c->dport;
+	key->sport = conn_rport(c);
 	key->dport = c->cport;
-	key->protocol = c->protocol;
+	key->protocol = conn_method(c) == METHOD_MASQ ? c->protocol : c->protocol ^ BACK_ASIDE;
 	key->family = c->family;
 	key->unused = 0;
 }
@@ -187,7 +199,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	was->control = rest ? rest->control : 0;
 	more_give_back(number, life, now);
 	d = at(&dests, c->dest);
-	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_method(c) == METHOD_MASQ) {
+	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_backed(c->status >> 8)) {
 		conn_back_key(c, d, &was->reply);
 		back_leave(&was->reply, number, now);
 	}
@@ -285,7 +297,7 @@ static __always_inline struct conn *conn_found(struct conn *c, __u32 number, __u
 			life = *(volatile __u32 *)&c->life;
 			if (TWO_TABLES && (life & LIFE_KIND) == SLOT_MOVING)
 				wait_for((__u64)life << 32 | (1 + number));
-			if (c->cport != key->dport || c->dport != key->sport)
+			if (c->cport != key->dport || conn_rport(c) != key->sport)
 				return NULL;
 		}
 	}

@@ -9,7 +9,16 @@
 struct way {
 	union address address;	/* of a request: the real server's; of a reply: its new source */
 	__u16 port;		/* the new one under LVS-NAT */
-	__u16 nat;
+	__u8 nat;
+	__u8 stays;		/* enum stay */
+};
+
+/* What becomes of a packet that is not sent from here. */
+enum stay {
+	STAYS_NOT,
+	STAYS_HERE,		/* the real server is the director, or the packet is on its way out of it: the stack's */
+	STAYS_ROUTED,		/* the stack is to route and filter it */
+	COMES_HOME,		/* the client is the director */
 };
 
 /* What icmp.h can answer. */
@@ -18,6 +27,7 @@ enum error {
 	ERROR_HOST,
 	ERROR_TTL,
 	ERROR_TOO_BIG,
+	ERROR_ORPHAN,		/* as ERROR_PORT, from the director's own address */
 	ERROR_RELAYED,		/* somebody else's: its type and code are the upper bytes of outcome.mtu */
 };
 
@@ -38,6 +48,25 @@ static __always_inline int martian(struct __sk_buff *skb, const struct packet *p
 					       bpf_ntohl(p->tuple.src.word[3]) <= 1 &&
 					       skb->ingress_ifindex != LO_IFINDEX);
 	return (src >> 24) == 0 || (src >> 28) >= 0xe || ((src >> 24) == 127 && skb->ingress_ifindex != LO_IFINDEX);
+}
+
+/* What is not sent from here is the stack's, translated; its hop is not counted here. What comes home to a client on the
+ * director has the VIP as its source, which IPv4 takes for an address of its own that nobody else may use, unless it
+ * comes by lo; and this packet path sees it there again. */
+__noinline int stay(struct __sk_buff *skb, struct packet *p, const struct way *way, struct outcome *out, __u32 reply)
+{
+	if (!p || !way || !out)
+		return DROPPED_REWRITE_FAILED;
+	out->verdict = TC_ACT_SHOT;
+	if (way->nat && !nat_rewrite(skb, p, &way->address, way->port, REWRITE_STAYS | !!reply))
+		return DROPPED_REWRITE_FAILED;
+	out->verdict = TC_ACT_UNSPEC;
+	if (way->stays != COMES_HOME)
+		return way->stays == STAYS_ROUTED ? FORWARDED_BY_STACK : FORWARDED_LOCAL;
+	if (skb->ingress_ifindex == LO_IFINDEX || p->tuple.family != AF_INET)
+		return FORWARDED_LOCAL;
+	out->verdict = to_lo(skb);
+	return FORWARDED_LOCAL;
 }
 
 /* A packet of this length (or its segments) does not fit out->mtu: shorten its segments, after which all is well and
@@ -95,6 +124,11 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 			neighbour = routed != ROUTED;
 		}
 	}
+	if (way->stays) {
+		out->verdict = TC_ACT_UNSPEC;
+		out->mtu = 0;	/* the stack cuts what must be cut */
+		return FORWARDED_BY_STACK;	/* whoever called does the rest */
+	}
 	if (way->nat ? !nat_rewrite(skb, p, &way->address, way->port, 0) : !decrement_ttl(skb, p->tuple.family))
 		return DROPPED_REWRITE_FAILED;
 	if (path)
@@ -104,6 +138,28 @@ __noinline int forward_request(struct __sk_buff *skb, struct packet *p, const st
 	if (out->mtu)
 		cut_later(&fib, neighbour, 0);
 	return way->nat ? FORWARDED_NAT_REQUEST : FORWARDED_ROUTE;
+}
+
+static __always_inline int reroutes(void)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+
+	return sys && sys->snat_reroute;
+}
+
+/* The way of a reply: as the VIP's (snat_reroute), or as that of any packet that came so and is forwarded, of which nothing
+ * is remembered (facts 6.5). */
+static __always_inline enum routed route_reply(struct __sk_buff *skb, struct bpf_fib_lookup *fib, const struct packet *p,
+					       const union address *vaddr, const union address *caddr, __u32 length,
+					       __u64 now, int *neighbour)
+{
+	enum routed routed;
+
+	if (reroutes())
+		return route(skb, fib, p->tuple.family, vaddr, caddr, length, now, neighbour);
+	routed = route_forwarded(skb, fib, p, length);
+	*neighbour = routed == ROUTED_UNRESOLVED || (bpf_get_prandom_u32() & NEIGHBOUR_MASK) == 0;
+	return routed;
 }
 
 /* A real server's answer to its client. What the stack's own forwarding would refuse goes up as it came, so that the
@@ -129,7 +185,7 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 	path = path_known(p->tuple.family, &way->address, &caddr, now);
 	if (!path || length > path->mtu) {
 		path = NULL;
-		routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, length, now, &neighbour);
+		routed = route_reply(skb, &fib, p, &way->address, &caddr, length, now, &neighbour);
 		if (routed == ROUTED_NOWHERE)
 			return UP_REPLY_NOT_ROUTED;
 		if (routed == ROUTED_TOO_BIG && p->dont_fragment)
@@ -139,7 +195,8 @@ __noinline int forward_reply(struct __sk_buff *skb, struct packet *p, const stru
 			out->mtu = fib.mtu_result;
 			if (!cut_prepare(skb, p, out, length))
 				return DROPPED_NEEDS_FRAGMENTS;
-			routed = route_ask(skb, &fib, p->tuple.family, &way->address, &caddr, 0);
+			routed = reroutes() ? route_ask(skb, &fib, p->tuple.family, &way->address, &caddr, 0) :
+					      route_forwarded(skb, &fib, p, 0);
 			neighbour = routed != ROUTED;
 		}
 	}

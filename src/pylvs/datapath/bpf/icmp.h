@@ -146,7 +146,7 @@ static __always_inline int icmp6_write(struct __sk_buff *skb, const struct packe
 	return 1;
 }
 
-/* The VIP if it is one of the receiving interface's addresses, else what that interface would use. */
+/* The VIP if it is one of the receiving interface's addresses, else what that interface would use. Of IPv4, always that. */
 static __always_inline void own_source(struct __sk_buff *skb, const struct packet *p, union address *from)
 {
 	struct own_address key = { .ifindex = skb->ingress_ifindex, .address = p->tuple.dst };
@@ -156,6 +156,8 @@ static __always_inline void own_source(struct __sk_buff *skb, const struct packe
 	if (known)
 		return;
 	__builtin_memset(&key.address, 0, 16);
+	if (p->tuple.family == AF_INET)
+		key.address.word[2] = bpf_htonl(0xffff);
 	known = bpf_map_lookup_elem(&own_addresses, &key);
 	if (known)
 		*from = *known;
@@ -209,13 +211,16 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	}
 	if (ipv6) {
 		type = error == ERROR_TTL ? ICMP6_EXCEEDED : error == ERROR_TOO_BIG ? ICMP6_TOO_BIG : ICMP6_UNREACHABLE;
-		code = error == ERROR_PORT ? ICMP6_PORT : error == ERROR_HOST ? ICMP6_ADDRESS : 0;
+		code = error == ERROR_PORT || error == ERROR_ORPHAN ? ICMP6_PORT : error == ERROR_HOST ? ICMP6_ADDRESS : 0;
 		own_source(skb, p, &from);
 	} else {
 		type = error == ERROR_TTL ? ICMP4_EXCEEDED : ICMP4_UNREACHABLE;
-		code = error == ERROR_PORT ? ICMP4_PORT : error == ERROR_HOST ? ICMP4_HOST :
+		code = error == ERROR_PORT || error == ERROR_ORPHAN ? ICMP4_PORT : error == ERROR_HOST ? ICMP4_HOST :
 		       error == ERROR_TOO_BIG ? ICMP4_TOO_BIG : 0;
-		own_ipv4_source(skb, p, &from);
+		if (error == ERROR_ORPHAN)
+			own_source(skb, p, &from);
+		else
+			own_ipv4_source(skb, p, &from);
 	}
 	if (error == ERROR_RELAYED) {
 		type = mtu >> 24;

@@ -26,6 +26,13 @@ enum limit {
 	EST_SLICES = 125,	/* the estimator visits 1/125 of the objects every 16 ms: all in 2 s */
 };
 
+/* By what an address is found in the map `parties` (fragment.h): the upper 16 bits of its words' sum without carry times
+ * the factor. */
+enum party_bits {
+	PARTY_BITS = 1 << 16,
+	PARTY_FACTOR = 0x61c88647,
+};
+
 union address {
 	__u32 word[4];
 	__u8 byte[16];
@@ -43,9 +50,12 @@ union names {
 	struct ftp_talk ftp_talk;
 	enum slot_kind slot_kind;
 	enum life life;
+	enum aside aside;
 	enum table table;
 	enum resizing resizing;
 	enum step step;
+	enum egress egress;
+	enum sync_state sync_state;
 	enum conn_flag conn_flag;
 	enum dest_number dest_number;
 	enum ftp_mode ftp_mode;
@@ -63,4 +73,5 @@ union names {
 	enum dest_flag dest_flag;
 	enum tunnel tunnel;
 	enum reason reason;
+	enum party_bits party_bits;
 };

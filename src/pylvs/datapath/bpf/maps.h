@@ -33,6 +33,7 @@ MAP(call_ids, BPF_MAP_TYPE_HASH, struct tuple, struct call_id, 1, BPF_F_NO_PREAL
 MAP(ftp_talks, BPF_MAP_TYPE_HASH, struct tuple, struct ftp_talk, 1, BPF_F_NO_PREALLOC);
 MAP(service_index, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, 0);
 MAP(speakers, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, BPF_F_NO_PREALLOC);	/* outgoing.h */
+MAP(nat_servers, BPF_MAP_TYPE_HASH, struct service_key, __u32, 1, BPF_F_NO_PREALLOC);	/* orphan.h */
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, 1, 0);
 MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0);
 MAP(own_addresses, BPF_MAP_TYPE_HASH, struct own_address, union address, 1024, 0);

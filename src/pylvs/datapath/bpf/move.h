@@ -126,7 +126,7 @@ __noinline int move_conn(__u32 number, __u32 life, __u64 now)
 	table_publish(taken - 1, hash_tag(hash));
 	/* before it can end in its new place: who ends it takes it off the real server's side by its new number */
 	d = at(&dests, c->dest);
-	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_method(c) == METHOD_MASQ) {
+	if (d && (life & LIFE_KIND) == SLOT_CONN && conn_backed(c->status >> 8)) {
 		conn_back_key(c, d, &key);
 		move_reference(&key, number, taken - 1);
 	}

@@ -35,6 +35,16 @@ enum packet_kind {
 	KIND_SCTP,
 	KIND_SEALED,		/* AH's or ESP's: the ports are not to be seen, it goes with the UDP connection 500 -> 500
 				 * (facts 2.2), and its tuple is that */
+	KIND_PIECE,		/* a fragment without the ports (fragment.h) */
+};
+
+/* Which part of a datagram. */
+enum packet_piece {
+	PIECE_ALL,
+	PIECE_FIRST,		/* the first fragment, which has the ports: 1 as the bit "more fragments" is */
+	PIECE_KNOWN,		/* the same, and its datagram is known by now (fragment.h) */
+	PIECE_LATER,		/* another one */
+	PIECE_CALLS,		/* the first one, for which others wait */
 };
 
 struct packet {
@@ -51,6 +61,7 @@ struct packet {
 	__u8 dont_fragment;
 	__u8 truncated;		/* ports are there, the rest of the transport header is not */
 	__u8 kind;		/* enum packet_kind */
+	__u8 fragment;		/* enum packet_piece */
 };
 
 /* Beside TCP and UDP, what may belong to a connection. */
@@ -111,36 +122,54 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->ttl = ip->ttl;
 	p->tos = ip->tos;
 	p->dont_fragment = !!(ip->frag_off & bpf_htons(0x4000));
+	p->fragment = bpf_ntohs(ip->frag_off) >> 13 & PIECE_FIRST;
+	if (ip->frag_off & bpf_htons(0x1fff))
+		p->fragment = PIECE_LATER;
 	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP && !rarer(ip->protocol))
 		return UP_PROTOCOL;
-	if (ip->frag_off & bpf_htons(0x3fff))
-		return UP_FRAGMENT;
-	return RECEIVED;
+	return p->fragment == PIECE_LATER ? UP_FRAGMENT : RECEIVED;
 }
 
-/* Past the extension headers of an IPv6 packet that ends at `end`: from *at, where a header of kind *next begins, to the
- * transport header. RECEIVED: it is one that may belong to a connection. */
-static __always_inline int walk_ipv6(struct __sk_buff *skb, __u32 end, __u32 *at, __u8 *next)
+/* Past the extension headers of an IPv6 packet that ends at `end`: from p->l4, where a header of the kind
+ * p->tuple.protocol begins, to the transport header, as both say then. RECEIVED: it is one that may belong to a connection.
+ * UP_FRAGMENT: a fragment without one; the protocol is what the datagram begins with then.
+ * A function of its own: most packets have none of this. */
+__noinline int walk_ipv6(struct __sk_buff *skb, struct packet *p, __u32 end)
 {
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
-		__u8 header[2];
+	__u32 at;
+	__u8 next;
 
-		if (*at > L4_MAX)
+	if (!p)
+		return UP_MALFORMED;
+	at = p->l4;
+	next = p->tuple.protocol;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		__u8 header[4];
+
+		p->l4 = at;
+		p->tuple.protocol = next;
+		if (at > L4_MAX)
 			return UP_MALFORMED;
-		if (*next == IPPROTO_TCP || *next == IPPROTO_UDP)
+		if (next == IPPROTO_TCP || next == IPPROTO_UDP || next == IPPROTO_SCTP || next == IPPROTO_ESP)
 			return RECEIVED;
-		if (*next == IPPROTO_FRAGMENT)
-			return UP_FRAGMENT;
-		if (*next == IPPROTO_SCTP || *next == IPPROTO_ESP)
-			return RECEIVED;
-		if (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING && *next != IPPROTO_DSTOPTS &&
-		    *next != IPPROTO_AH)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH &&
+		    next != IPPROTO_FRAGMENT)
 			return UP_PROTOCOL;
-		if (*at + 8 > end || bpf_skb_load_bytes(skb, *at, header, sizeof(header)))
+		if (at + 8 > end || bpf_skb_load_bytes(skb, at, header, sizeof(header)))
 			return UP_MALFORMED;
+		if (next == IPPROTO_FRAGMENT) {
+			if (header[2] | (header[3] & 0xf8)) {
+				p->tuple.protocol = header[0];
+				p->fragment = PIECE_LATER;
+				return UP_FRAGMENT;
+			}
+			p->fragment = header[3] & PIECE_FIRST;	/* else it is a fragment in name only */
+			header[1] = 0;
+		}
 		/* over IPv6, AH is an extension header like the others: what is behind it counts */
-		*at += *next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
-		*next = header[0];
+		at += next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+		next = header[0];
 	}
 	return UP_MALFORMED;
 }
@@ -149,10 +178,6 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_LEN;
-	__u32 at = ETH_LEN + IPV6_LEN;
-	__u8 next;
-	int why;
-
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return UP_MALFORMED;
 	p->length = IPV6_LEN + bpf_ntohs(ip->payload_len);
@@ -166,12 +191,11 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->ttl = ip->hop_limit;
 	p->tos = (bpf_ntohs(*(__u16 *)ip) >> 4) & 0xff;
 	p->dont_fragment = 1;
-	next = ip->nexthdr;
-
-	why = walk_ipv6(skb, p->length + ETH_LEN, &at, &next);
-	p->tuple.protocol = next;
-	p->l4 = at;
-	return why;
+	p->tuple.protocol = ip->nexthdr;
+	p->l4 = ETH_LEN + IPV6_LEN;
+	if (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP)
+		return RECEIVED;
+	return walk_ipv6(skb, p, p->length + ETH_LEN);
 }
 
 /* The ports and TCP flags. UP_MALFORMED: not even the ports are there. */

@@ -75,11 +75,14 @@ __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
 		    bpf_skb_load_bytes(skb, q->ip + 8, &quoted->tuple.dst, 16) ||
 		    bpf_skb_load_bytes(skb, q->ip + 24, &quoted->tuple.src, 16))
 			return UP_MALFORMED;
-		l4 = q->ip + IPV6_LEN;
+		quoted->l4 = q->ip + IPV6_LEN;
+		quoted->tuple.protocol = protocol;
 		quoted->dont_fragment = 1;
-		why = walk_ipv6(skb, end, &l4, &protocol);
+		why = walk_ipv6(skb, quoted, end);
 		if (why != RECEIVED)
 			return why == UP_MALFORMED ? why : UP_RELATED_UNKNOWN;
+		l4 = quoted->l4;
+		protocol = quoted->tuple.protocol;
 	}
 	q->l4 = l4;
 	quoted->length = p->length;
@@ -273,7 +276,7 @@ __noinline int related_find(struct __sk_buff *skb, __u64 now)
 	if (TWO_TABLES && q->found.again)
 		return UP_JUST_ENDED;
 	if (may_be_plain_reply(&q->packet.tuple))
-		q->found.from_server = find_plain_reply(&q->packet, &q->found, now);
+		q->found.from_server = find_plain_reply(&q->packet, &q->found, now) & 1;
 	return RECEIVED;
 }
 

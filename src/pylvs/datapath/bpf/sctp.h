@@ -98,6 +98,8 @@ __noinline int rewrite_rarer(struct __sk_buff *skb, const struct packet *p, __u3
 		return 0;
 	if (p->kind != KIND_SCTP || port == (reply ? p->tuple.sport : p->tuple.dport))
 		return 1;
+	if (p->fragment)	/* how many bytes there are behind the port only the last fragment would tell */
+		return 0;
 	if (bpf_skb_load_bytes(skb, p->l4, before, 4) ||
 	    bpf_skb_store_bytes(skb, p->l4 + (reply ? 0 : 2), &port, 2, 0) ||
 	    bpf_skb_load_bytes(skb, p->l4, after, 4))

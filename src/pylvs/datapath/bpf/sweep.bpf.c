@@ -5,6 +5,8 @@
  * `flush` ends connections by name, `purge` those whose real server is gone.
  */
 #include "prelude.h"
+#include "account.h"
+#include "held.h"
 #include "table.h"
 #include "conn.h"
 #include "cache.h"
@@ -31,6 +33,7 @@ static int tick(void *map, __u32 *key, struct ticker *t)
 		cache_due(rt, now);
 		defend_if_due(rt, now);
 		thin_out(rt, now, thin_groups() / TICKS_PER_ROUND + 1);
+		held_forget(rt, now, HELD / TICKS_PER_ROUND);
 	}
 	bpf_timer_start(&t->timer, TICK, 0);
 	return 0;
@@ -71,6 +74,7 @@ int catch_up(struct __sk_buff *skb)
 	cache_due(rt, w.now);
 	defend_if_due(rt, w.now);
 	thin_out(rt, w.now, rt->drop_left);
+	held_forget(rt, w.now, HELD);
 	return 0;
 }
 

@@ -99,16 +99,35 @@ __noinline int bypass(struct __sk_buff *skb, struct packet *p, const struct foun
 	return past_all(forward_request(skb, p, &way, out, now));
 }
 
+/* The real server is the director itself. What is not LVS-NAT's, or would be translated into what it is, goes up as it
+ * came (facts 6.4). */
+__noinline int to_local_server(struct __sk_buff *skb, struct packet *p, struct way *way, struct outcome *out)
+{
+	int loopback;
+
+	if (!p || !way || !out)
+		return UP_LOCAL_REAL_SERVER;
+	if (!way->nat)
+		return UP_LOCAL_REAL_SERVER;
+	loopback = p->tuple.family == AF_INET ? (bpf_ntohl(way->address.word[0]) >> 24) == 127 :
+		   !way->address.word[0] && !way->address.word[1] && !way->address.word[2];
+	if (loopback && skb->ingress_ifindex != LO_IFINDEX) {
+		out->verdict = TC_ACT_SHOT;
+		return DROPPED_LOOPBACK;
+	}
+	way->stays = STAYS_HERE;
+	return stay(skb, p, way, out, 0);
+}
+
 static __always_inline int request(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
 				   struct found *found, struct conn *c, struct outcome *out, __u64 now)
 {
 	__u32 dest = c->dest;
 	struct dest *d = at(&dests, dest);
 	struct way way = { .nat = conn_method(c) == METHOD_MASQ, .port = c->dport };
+	int reason;
 
-	if (!d)
-		return bypass(skb, p, found, out, now);
-	if (!conn_same(c, found))
+	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
 	way.address = d->address;
 	count(d, dest, A_REQUEST, p->length);
@@ -118,10 +137,18 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	conn_touch(c, now);
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
-		return UP_LOCAL_REAL_SERVER;
+		return to_local_server(skb, p, &way, out);
 	if (conn_method(c) == METHOD_TUNNEL)
 		return tunnel_request(skb, p, dest, out, now);
-	return forward_request(skb, p, &way, out, now);
+	if ((c->status & STATUS_FLAG(CONN_STACK)) && skb->ingress_ifindex != LO_IFINDEX)
+		way.stays = STAYS_ROUTED;
+	reason = forward_request(skb, p, &way, out, now);
+	if (reason != FORWARDED_BY_STACK)
+		return reason;
+	if (!way.nat)	/* its VIP is put back on its way out (egress.h) */
+		way.port = p->tuple.dport;
+	way.nat = 1;
+	return stay(skb, p, &way, out, 0);
 }
 
 static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const struct config *cfg,
@@ -133,13 +160,18 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 	int reason;
 
 	conn_vaddr(c, &way.address);
-	if (!d)
-		return bypass(skb, p, found, out, now);
-	if (!conn_same(c, found))
+	if (!d || !conn_same(c, found))
 		return UP_JUST_ENDED;
+	if (way.nat && (c->status & STATUS_FLAG(CONN_STACK)))
+		return UP_REPLY_FOR_STACK;	/* and back on its way out (egress.h) */
 	/* the kernel's forwarding looks at TTL and length before IPVS sees a reply */
-	reason = forward_reply(skb, p, &way, out, now);
-	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED)
+	if (c->status & STATUS_FLAG(CONN_OWN)) {
+		way.stays = COMES_HOME;
+		reason = stay(skb, p, &way, out, 1);
+	} else {
+		reason = forward_reply(skb, p, &way, out, now);
+	}
+	if (reason != FORWARDED_NAT_REPLY && reason != UP_REPLY_UNCHANGED && reason != FORWARDED_LOCAL)
 		return reason;
 	count(d, dest, A_REPLY, p->length);
 	state_move(cfg, c, found, p, OUTPUT);
@@ -150,11 +182,14 @@ static __always_inline int reply(struct __sk_buff *skb, struct packet *p, const 
 }
 
 /* Is this packet, although its addresses are those that the client sees, a reply of a connection? DR and tunnel
- * replies that happen to pass here are. */
+ * replies that happen to pass here are: 1. 2: it is one to a client on the director, which was seen when it came from
+ * elsewhere, and is now on its way home by lo. */
 __noinline int find_plain_reply(const struct packet *p, struct found *found, __u64 now)
 {
 	struct tuple key = {};
+	int plain = 0;
 	struct conn *c;
+	struct dest *d;
 
 	if (!p || !found)
 		return 0;
@@ -165,11 +200,18 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 	key.protocol = p->tuple.protocol;
 	key.family = p->tuple.family;
 	c = conn_find(&key, now, found);
-	if (c && !found->from_server && conn_method(c) != METHOD_MASQ)
-		return 1;
+	if (c && !found->from_server) {
+		d = at(&dests, c->dest);
+		if ((c->status & STATUS_FLAG(CONN_OWN)) && d && !(d->flags & DEST_LOCAL))
+			plain = 2;
+		if (conn_method(c) != METHOD_MASQ)
+			return 1 | plain;
+	}
 	found->life = 0;
-	return 0;
+	return plain;
 }
+
+#include "fragment.h"
 
 /* One-packet scheduling: a connection that begins and ends with this packet, and is never in the table (facts 2.5). */
 static __always_inline void once_ended(struct birth *birth, struct dest_load *load, __u64 now)
@@ -192,16 +234,21 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	way.address = birth->daddr;
 	way.port = birth->dport;
 	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
-	if (birth->dest == DEST_NONE)
+	if (birth->dest == DEST_NONE) {
+		if (p->fragment)
+			first_goes(&way, DEST_NONE, METHOD_BYPASS, 0);
 		return past_all(forward_request(skb, p, &way, out, now));
+	}
 	d = at(&dests, birth->dest);
 	load = at(&dest_loads, birth->dest);
 	if (!d || !load)
 		return UP_JUST_ENDED;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
+	if (p->fragment)
+		first_goes(&way, birth->dest, birth->flags & CONN_METHOD, 0);
 	if (d->flags & DEST_LOCAL)
-		reason = UP_LOCAL_REAL_SERVER;
+		reason = to_local_server(skb, p, &way, out);
 	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
 		reason = tunnel_request(skb, p, birth->dest, out, now);
 	else
@@ -228,6 +275,8 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 	way.address = d->key.address;
 	way.port = d->key.port;
 	load_bind(load, birth->flags);
+	if (p->fragment)
+		first_goes(&way, birth->dest, METHOD_MASQ, 1);
 	reason = forward_reply(skb, p, &way, out, now);
 	if (reason == FORWARDED_NAT_REPLY)
 		count(d, birth->dest, A_REPLY, p->length);
@@ -243,6 +292,14 @@ static __always_inline int leave_to_helper(struct outcome *out)
 {
 	out->verdict = TC_ACT_SHOT;
 	return DROPPED_BY_HELPER;
+}
+
+/* A backup that shall not balance, so that it and the master do not send each other what the other has sent (facts 6.2). */
+static __always_inline int only_backs_up(void)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+
+	return sys && sys->backup_only;
 }
 
 static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
@@ -263,7 +320,12 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return UP_NO_SERVICE;
 	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
 	now = now_ns(cfg);
-	sweep_if_late(cfg, rt, now);
+	sweep_if_late(rt, now);
+	if (p->fragment) {
+		reason = first_comes(skb, p, out, now);
+		if (reason != RECEIVED)
+			return reason;
+	}
 
 	c = conn_find_fast(&p->tuple, now, &found);
 	if (TWO_TABLES && !c && found.again)	/* each of its two slots is moved once: the third look finds it */
@@ -274,10 +336,17 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 	}
 	if (!c && rt->awaiting && !p->truncated && ftp_awaited(p, now))
 		return leave_to_helper(out);
-	if (!c && !p->truncated && may_be_plain_reply(&p->tuple))
-		found.from_server = find_plain_reply(p, &found, now);
+	if (!c && !p->truncated && may_be_plain_reply(&p->tuple)) {
+		reason = find_plain_reply(p, &found, now);
+		if ((reason & 2) && skb->ingress_ifindex == LO_IFINDEX)
+			return UP_REPLY_TRANSLATED;
+		found.from_server = reason & 1;
+	}
 	if (!found.from_server) {
 		struct birth *birth = at(&births, 0);
+
+		if ((cfg->sync_state & SYNC_BACKUP) && only_backs_up())
+			return UP_BACKUP;
 
 		if (!birth)
 			return UP_NO_SERVICE;
@@ -295,7 +364,9 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return UP_JUST_ENDED;
 	if (c->status & (STATUS_FLAG(CONN_FTP) | STATUS_FLAG(CONN_NO_CPORT)))
 		return leave_to_helper(out);
-	if (found.from_server)
+	if (c->dest == DEST_NONE)
+		reason = bypass(skb, p, &found, out, now);
+	else if (found.from_server)
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
 		reason = request(skb, p, cfg, &found, c, out, now);
@@ -327,17 +398,25 @@ static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct 
 }
 
 #include "related.h"
+#include "followers.h"
 #include "ftp/ftp.h"
+#include "orphan.h"
+#include "egress.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
 {
+	const struct config *cfg = at(&config, 0);
 	__u8 protocol = p->tuple.protocol;
 
-	if (reason == UP_PROTOCOL && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (p->fragment >= PIECE_LATER && (reason == UP_FRAGMENT || p->fragment == PIECE_CALLS))
+		return STEP_FRAGMENT;
+	if (reason == UP_PROTOCOL && !p->fragment && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return STEP_RELATED;
 	if (reason == DROPPED_BY_HELPER)
 		return STEP_FTP;
+	if ((reason == UP_NO_SERVICE || reason == UP_NO_CONNECTION) && cfg && (cfg->families & SERVES_ORPHANS))
+		return STEP_ORPHAN;
 	return STEPS;
 }
 
@@ -356,6 +435,8 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
+	if (p->fragment == PIECE_KNOWN)
+		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
 	return done(skb, p, &out, reason);
 }

@@ -119,11 +119,14 @@ __noinline int carried_read(struct __sk_buff *skb, const struct packet *p)
 		    bpf_skb_load_bytes(skb, q->ip + 24, &carried->tuple.dst, 16))
 			return UP_MALFORMED;
 		length = IPV6_LEN + bpf_ntohs(word);
-		l4 = q->ip + IPV6_LEN;
+		carried->l4 = q->ip + IPV6_LEN;
+		carried->tuple.protocol = protocol;
 		carried->dont_fragment = 1;
-		why = walk_ipv6(skb, end, &l4, &protocol);
+		why = walk_ipv6(skb, carried, end);
 		if (why != RECEIVED)
 			return why == UP_MALFORMED ? why : UP_RELATED_UNKNOWN;
+		l4 = carried->l4;
+		protocol = carried->tuple.protocol;
 	}
 	carried->length = end - q->ip < length ? end - q->ip : length;	/* as much of it as is there */
 	carried->l4 = l4 - q->ip + ETH_LEN;

@@ -40,12 +40,14 @@ enum life {
 /* The kernel's connection flags, the numbers of facts section 0. In conn.status they stand above the state. */
 enum conn_flag {
 	CONN_METHOD = 0x0007,
+	CONN_OWN = 0x0008,	/* ours: its client is the director itself */
 	CONN_NOOUTPUT = 0x0080,
 	CONN_INACTIVE = 0x0100,
 	CONN_NO_CPORT = 0x0800,	/* it waits for its client, whose port is not known yet */
 	CONN_TEMPLATE = 0x1000,
 	CONN_ASSURES = 0x4000,	/* ours: it has told its template so */
 	CONN_FTP = 0x8000,	/* ours: the FTP helper reads along */
+	CONN_STACK = 0x0040,	/* ours: the stack forwards its packets (conntrack was on at its birth) */
 };
 
 /* The state of a template. */
@@ -107,7 +109,14 @@ struct conn {
 	} at;
 };
 
-/* The real server's side of a LVS-NAT connection: where a struct conn has the client's tuple, this has a reply's. */
+/* The real server's side of a connection: where a struct conn has the client's tuple, this has a reply's. LVS-NAT ones have
+ * it; and those of other methods whose requests are addressed to the real server as long as the stack has them: by it
+ * they get their VIP again. No packet's own addresses find the latter, for their protocol is another: */
+enum aside {
+	BACK_ASIDE = 0x80,
+};
+
+
 struct back {
 	__u32 life;
 	__u32 unused;

@@ -21,11 +21,14 @@ struct estimate {
 };
 
 /* Every packet that enters is counted under RECEIVED and under exactly one of the others. The names are what
- * `pylvs status --drops` shows; what begins with ANSWERED_ is counted beside the packet's own reason. */
+ * `pylvs status --drops` shows; what begins with ANSWERED_ is counted beside the packet's own reason, and what begins
+ * with SENT_ by the egress program, which sees packets that entered already, or are the director's own. */
 enum reason {
 	RECEIVED,
 	FORWARDED_NAT_REQUEST,
 	FORWARDED_NAT_REPLY,
+	FORWARDED_LOCAL,
+	FORWARDED_BY_STACK,
 	FORWARDED_ROUTE,
 	FORWARDED_BYPASS,
 	FORWARDED_TUNNEL,
@@ -43,11 +46,15 @@ enum reason {
 	UP_CLIENT_PORT_20,
 	UP_FTP_DATA,
 	UP_LOCAL_REAL_SERVER,
+	UP_BACKUP,
 	UP_REPLY_UNCHANGED,
+	UP_REPLY_FOR_STACK,
+	UP_REPLY_TRANSLATED,
 	UP_REPLY_TTL,
 	UP_REPLY_TOO_BIG,
 	UP_REPLY_NOT_ROUTED,
 	UP_RELATED_UNKNOWN,
+	HELD_FRAGMENT,		/* those that wait now (held.h) */
 	DROPPED_TRUNCATED,
 	DROPPED_NO_DESTINATION,
 	DROPPED_DESTINATION_GONE,
@@ -57,24 +64,47 @@ enum reason {
 	DROPPED_BY_DEFENCE,
 	DROPPED_NOT_SIP,
 	DROPPED_NO_ROUTE,
+	DROPPED_LOOPBACK,
 	DROPPED_TTL_EXCEEDED,
 	DROPPED_TOO_BIG,
 	DROPPED_NEEDS_FRAGMENTS,
 	DROPPED_TUNNEL_TOO_NARROW,
 	DROPPED_REWRITE_FAILED,
 	DROPPED_WRONG_CHECKSUM,
+	DROPPED_FRAGMENT,
+	DROPPED_FIRST_LOST,
+	DROPPED_HOLD_FULL,
 	DROPPED_BY_HELPER,
 	DROPPED_TUNNEL_ERROR,
+	DROPPED_ORPHAN,
 	ANSWERED_ICMP,
 	ANSWERED_ICMP_LIMITED,
+	SENT_REPLY,
+	SENT_REQUEST,
+	SENT_TO_LO,
 	REASONS,
 };
 
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
 	STEP_RELATED,
+	STEP_FRAGMENT,
 	STEP_FTP,
+	STEP_ORPHAN,
 	STEPS,
+};
+
+/* What the egress program is on the interfaces for (egress.h). */
+enum egress {
+	EGRESS_OWN = 1,		/* services whose address is not the director's, to which it may be a client */
+	EGRESS_LOCAL = 2,	/* LVS-NAT real servers on the director itself */
+	EGRESS_STACK = 4,	/* connections whose packets the stack forwards */
+};
+
+/* The kernel's numbers (facts section 0). */
+enum sync_state {
+	SYNC_MASTER = 1,
+	SYNC_BACKUP = 2,
 };
 
 enum resizing {
@@ -99,6 +129,8 @@ struct config {
 	__u32 mark_device;	/* number of the interface by which netfilter's marked packets come; 0: none */
 	__u32 unprivileged;	/* net.ipv4.ip_unprivileged_port_start */
 	__u32 local_ports;	/* net.ipv4.ip_local_port_range: the first, and the last << 16 */
+	__u32 egress;		/* enum egress; 0: the egress program is on no interface */
+	__u32 sync_state;	/* enum sync_state: which synchronisation daemons run */
 	__u32 services_high;	/* numbers in use are below these: where the estimator stops */
 	__u32 dests_high;
 	__u32 changing;		/* 1 + number of the service a command is working on (all ones: all of them; one less:
@@ -107,7 +139,8 @@ struct config {
 	__u64 pool_version;	/* of the pool that was written last */
 	__u64 marks_moved;	/* when the other row of mark rules came into force: its former place rests for a while */
 	__u64 generation;	/* counts changes: tells a process whether what it remembers still holds */
-	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one */
+	__u32 sysctl_saved;	/* what unload gives back: bit 0: conf.lo.forwarding was 0, bit 1: the IPv6 one, bit 2:
+				 * conf.lo.accept_local */
 	__u64 seeds[TABLE_SEEDS];	/* of the connection table's hash */
 	__u16 ftp_ports[2 * FTP_PORTS];	/* where the FTP helper reads along: two rows, of which one is in force; 0: none */
 	__u32 ftp_row;
@@ -180,6 +213,7 @@ struct runtime {
 	__u32 cache_round;	/* the minute in which caches were last looked through */
 	__u32 drop_left;	/* groups of the table that drop_entry has still to visit in this second */
 	__u64 entries_dropped;	/* by drop_entry */
+	__u32 held_cursor;	/* the slot where the sweep goes on to look for fragments that wait in vain (held.h) */
 	__u32 awaiting;		/* connections that wait for a client whose port is not known yet */
 };
 

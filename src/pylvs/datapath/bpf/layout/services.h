@@ -21,6 +21,7 @@ enum family_bit {
 	SERVES_FTP = 8,		/* on port 21 */
 	SERVES_PORT_ZERO = 16,
 	SERVES_SPEAKERS = 32,	/* real servers that begin connections (outgoing.h) */
+	SERVES_ORPHANS = 64,	/* real servers that are told when their connection is unknown (orphan.h) */
 };
 
 enum service_flag {

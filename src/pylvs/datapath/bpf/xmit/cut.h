@@ -70,15 +70,17 @@ struct cut_walk {
 	__u32 ident;		/* IPv6's */
 	__u32 next_header;
 	__u32 failed;
+	__u32 own;		/* IPv4's fragment bits as they were */
 };
 
-static __always_inline __u32 cut_header4(struct cut *cut, __u32 at, __u32 size, int more)
+/* `own`: the fragment bits of the packet that is cut, which may be a fragment itself: what was behind it still is. */
+static __always_inline __u32 cut_header4(struct cut *cut, __u32 at, __u32 size, int more, __u32 own)
 {
 	struct iphdr *ip = (void *)cut->header + ETH_LEN;
 	__u32 *word = (void *)ip;
 
 	ip->tot_len = bpf_htons(IPV4_MIN + size);
-	ip->frag_off = bpf_htons(at / 8 | (more ? IPV4_MORE : 0));
+	ip->frag_off = bpf_htons((at / 8 + own) | (more ? IPV4_MORE : 0));
 	ip->check = 0;
 	ip->check = ~fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
 	return ETH_LEN + IPV4_MIN;
@@ -111,7 +113,7 @@ static long cut_step(__u64 i, struct cut_walk *walk)
 	if (walk->ident)
 		head = cut_header6(cut, walk, size, more);
 	else
-		head = cut_header4(cut, walk->at, size, more);
+		head = cut_header4(cut, walk->at, size, more, walk->own);
 	size = within(size, CUT_MOST);
 	if (bpf_skb_change_tail(skb, head + size, 0) ||
 	    bpf_skb_store_bytes(skb, 0, cut->header, ETH_LEN + IPV4_MIN, 0) ||
@@ -173,6 +175,8 @@ __noinline int cut_up(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 		return -1;
 	if (!ipv6 && cut->header[ETH_LEN] != 0x45)
 		return -1;	/* which options are for the first piece alone: nobody has asked yet */
+	if (!ipv6)
+		walk.own = (cut->header[ETH_LEN + 6] << 8 | cut->header[ETH_LEN + 7]) & 0x3fff;
 	if (ipv6) {
 		walk.ident = bpf_get_prandom_u32() | 1;
 		walk.next_header = cut->header[ETH_LEN + 6];

@@ -88,12 +88,17 @@ static __always_inline void mend_ipv4_sum(struct iphdr *ip, __u32 old, __u32 new
 	ip->check = ~fold(sum);
 }
 
-/* Put new_addr:new_port into the destination (a request) or the source (a reply), and decrement the TTL. */
+/* nat_rewrite's `how`. */
+enum { REWRITE_REPLY = 1, REWRITE_STAYS = 2 };
+
+/* Put new_addr:new_port into the destination (a request) or the source (a reply), and decrement the TTL, unless it stays
+ * on this machine. */
 static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packet *p, const union address *new_addr,
-				       __u16 new_port, int reply)
+				       __u16 new_port, int how)
 {
 	const union address *old_addr;
 	__u16 old_port, udp_sum = 1;
+	int reply = how & REWRITE_REPLY;
 	void *data, *end;
 	__u16 *port;
 	__u32 l4;
@@ -104,7 +109,7 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 	if (p->kind == KIND_PLAIN ? !sums_after(skb, p, old_addr, new_addr, old_port, new_port) :
 				    !rewrite_rarer(skb, p, new_port, reply))
 		return 0;
-	if (!decrement_ttl(skb, p->tuple.family))
+	if (!(how & REWRITE_STAYS) && !decrement_ttl(skb, p->tuple.family))
 		return 0;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -126,7 +131,7 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 			ip->saddr = new_addr->word[0];
 		else
 			ip->daddr = new_addr->word[0];
-		if (!udp_sum)
+		if (!udp_sum && !p->fragment)	/* of a fragment nobody can tell what it should be */
 			return udp_fill_checksum(skb, l4, reply ? new_addr->word[0] : p->tuple.src.word[0],
 						 reply ? p->tuple.dst.word[0] : new_addr->word[0]);
 	} else {

@@ -78,22 +78,9 @@ static __always_inline struct path *path_of(const union address *src, const unio
 	return at(&paths, path_place(src, dst));
 }
 
-/* What the kernel says, now. `length` 0: whatever its length. */
-static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
-					     const union address *src, const union address *dst, __u32 length)
+static __always_inline enum routed routed_as(long answer)
 {
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->family = family;
-	fib->ifindex = LO_IFINDEX;
-	fib->tot_len = length > 0xffff ? 0xffff : length;
-	if (family == AF_INET) {
-		fib->ipv4_src = src->word[0];
-		fib->ipv4_dst = dst->word[0];
-	} else {
-		__builtin_memcpy(fib->ipv6_src, src, 16);
-		__builtin_memcpy(fib->ipv6_dst, dst, 16);
-	}
-	switch (bpf_fib_lookup(skb, fib, sizeof(*fib), 0)) {
+	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		return ROUTED;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
@@ -102,6 +89,45 @@ static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_f
 		return ROUTED_TOO_BIG;
 	}
 	return ROUTED_NOWHERE;
+}
+
+/* What the kernel says, now. `length` 0: whatever its length. */
+static __always_inline enum routed route_ask(struct __sk_buff *skb, struct bpf_fib_lookup *fib, __u8 family,
+					     const union address *src, const union address *dst, __u32 length)
+{
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = family;
+	fib->ifindex = LO_IFINDEX;
+	/* without a length the kernel would take that of the packet at hand, which may be on its way to be cut */
+	fib->tot_len = length > 0xffff ? 0xffff : length ? length : 1;
+	if (family == AF_INET) {
+		fib->ipv4_src = src->word[0];
+		fib->ipv4_dst = dst->word[0];
+	} else {
+		__builtin_memcpy(fib->ipv6_src, src, 16);
+		__builtin_memcpy(fib->ipv6_dst, dst, 16);
+	}
+	return routed_as(bpf_fib_lookup(skb, fib, sizeof(*fib), 0));
+}
+
+/* What the kernel says of a packet that it forwards, by its own addresses, and where it came in. */
+__noinline int route_forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *fib, const struct packet *p, __u32 length)
+{
+	if (!fib || !p)
+		return ROUTED_NOWHERE;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = p->tuple.family;
+	fib->ifindex = skb->ingress_ifindex;
+	fib->tot_len = length > 0xffff ? 0xffff : length;
+	fib->tos = p->tos;
+	if (p->tuple.family == AF_INET) {
+		fib->ipv4_src = p->tuple.src.word[0];
+		fib->ipv4_dst = p->tuple.dst.word[0];
+	} else {
+		__builtin_memcpy(fib->ipv6_src, &p->tuple.src, 16);
+		__builtin_memcpy(fib->ipv6_dst, &p->tuple.dst, 16);
+	}
+	return routed_as(bpf_fib_lookup(skb, fib, sizeof(*fib), 0));
 }
 
 static __always_inline struct hop hop_of(const struct bpf_fib_lookup *fib)
@@ -182,6 +208,19 @@ static __always_inline long frame_to(struct __sk_buff *skb, __u32 ifindex, const
 	return bpf_redirect(ifindex, 0);
 }
 
+/* To the next hop that route_ask() found, out of the interface where the packet is leaving. */
+static __always_inline long set_hop(struct __sk_buff *skb, const struct bpf_fib_lookup *fib)
+{
+#ifndef LINKLESS
+	void *data = (void *)(long)skb->data;
+
+	if (data + MAC_LEN > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(data, fib->dmac, 6);
+#endif
+	return TC_ACT_UNSPEC;
+}
+
 static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
 {
 	return link_header(skb) ? frame_to(skb, ifindex, hop) : TC_ACT_SHOT;
@@ -208,6 +247,20 @@ static __always_inline long frame_transmit(struct __sk_buff *skb, const struct b
 static __always_inline long transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
 {
 	return link_header(skb) ? frame_transmit(skb, fib, neighbour) : TC_ACT_SHOT;
+}
+
+/* Let a packet come in by lo, which is known by no link-layer address. */
+static __always_inline long to_lo(struct __sk_buff *skb)
+{
+	void *data;
+
+	if (!link_header(skb))
+		return TC_ACT_SHOT;
+	data = (void *)(long)skb->data;
+	if (data + MAC_LEN > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memset(data, 0, 6);
+	return bpf_redirect(LO_IFINDEX, BPF_F_INGRESS);
 }
 
 /* TTL or hop limit - 1, in place. */

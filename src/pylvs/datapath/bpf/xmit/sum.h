@@ -32,7 +32,8 @@ __noinline int sum_pending(struct __sk_buff *skb, const struct packet *p, __u32 
 
 	if (!p || !addresses)
 		return -1;
-	if (p->kind != KIND_PLAIN || (p->tuple.protocol != IPPROTO_TCP && p->tuple.protocol != IPPROTO_UDP))
+	if (p->kind != KIND_PLAIN || p->fragment ||	/* a fragment was finished before it was cut */
+	    (p->tuple.protocol != IPPROTO_TCP && p->tuple.protocol != IPPROTO_UDP))
 		return 0;
 	size = p->length + ETH_LEN - p->l4;
 	if (bpf_skb_load_bytes(skb, sum_at(p) + shift, &field, 2))

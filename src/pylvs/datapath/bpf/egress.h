@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * On TC egress of the director's interfaces, as long as there is something to do (config.egress):
+ *
+ *   replies of LVS-NAT real servers that the stack has had in its hands, because the real server is the director itself or
+ *     because conntrack is on, get the service's address and port as their source;
+ *   requests that the stack has forwarded, addressed to their real server (LVS-DR), get their VIP again;
+ *   what the director itself asks a service for whose address is another machine's is made to come in by lo, where
+ *     `ingress` sees it like every request.
+ *
+ * Each is counted under a reason beginning with SENT_; all other packets pass by.
+ */
+#pragma once
+
+/* The stack has routed a reply as its real server's, and the VIP's way may be another (facts 6.5). */
+static __always_inline int reroute(struct __sk_buff *skb, const struct packet *p, const struct way *way, __u64 now)
+{
+	struct bpf_fib_lookup fib;
+	union address caddr = p->tuple.dst;
+	enum routed routed;
+	int neighbour = 0;
+
+	if (!reroutes())
+		return TC_ACT_UNSPEC;
+	routed = route(skb, &fib, p->tuple.family, &way->address, &caddr, 0, now, &neighbour);
+	if ((routed != ROUTED && routed != ROUTED_UNRESOLVED) || (routed != ROUTED && fib.ifindex == skb->ifindex))
+		return TC_ACT_UNSPEC;
+	if (fib.ifindex != skb->ifindex)
+		return transmit(skb, &fib, neighbour);
+	return set_hop(skb, &fib);
+}
+
+/* A reply that the stack is sending. */
+__noinline int egress_reply(struct __sk_buff *skb, struct packet *p, struct found *found, struct outcome *out, __u64 now)
+{
+	const struct config *cfg = at(&config, 0);
+	struct way way = { .nat = 1, .stays = STAYS_HERE };
+	struct conn *c;
+	struct dest *d;
+	__u32 dest;
+
+	if (!p || !found || !out || !cfg)
+		return RECEIVED;
+	c = conn_at(found->number);
+	if (!c)
+		return RECEIVED;
+	dest = c->dest;
+	d = at(&dests, dest);
+	way.port = c->vport;
+	conn_vaddr(c, &way.address);
+	if (!d || !conn_same(c, found))
+		return RECEIVED;
+	if (stay(skb, p, &way, out, 1) != FORWARDED_LOCAL)
+		return SENT_REPLY;
+	count(d, dest, A_REPLY, p->length);
+	state_move(cfg, c, found, p, OUTPUT);
+	if (assures(c, p, OUTPUT))
+		template_assure(found->number, found->life);
+	conn_touch(c, now);
+	out->verdict = reroute(skb, p, &way, now);
+	return SENT_REPLY;
+}
+
+/* A request that the stack is forwarding to its real server's address, though the real server expects the VIP. */
+__noinline int egress_request(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
+{
+	struct way way = { .nat = 1, .stays = STAYS_HERE };
+	struct found found = {};
+	struct tuple key = {};
+	struct conn *c;
+
+	if (!p || !out)
+		return RECEIVED;
+	key.src = p->tuple.dst;
+	key.dst = p->tuple.src;
+	key.sport = p->tuple.dport;
+	key.dport = p->tuple.sport;
+	key.protocol = p->tuple.protocol ^ BACK_ASIDE;
+	key.family = p->tuple.family;
+	c = conn_find(&key, now, &found);
+	if (!c || !found.from_server)
+		return RECEIVED;
+	conn_vaddr(c, &way.address);
+	way.port = p->tuple.dport;
+	if (!conn_same(c, &found))
+		return RECEIVED;
+	stay(skb, p, &way, out, 0);
+	return SENT_REQUEST;
+}
+
+/* RECEIVED: none of ours. */
+static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, struct outcome *out)
+{
+	const struct config *cfg = at(&config, 0);
+	__u32 own = !skb->ingress_ifindex;	/* nobody has sent it to us */
+	struct found found = {};
+	struct conn *c;
+	__u64 now;
+
+	if (!cfg || !(cfg->egress & (own ? EGRESS_OWN | EGRESS_LOCAL | EGRESS_STACK : EGRESS_STACK)))
+		return RECEIVED;
+	if (parse(skb, p) != RECEIVED || p->truncated ||
+	    !(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
+		return RECEIVED;
+	now = now_ns(cfg);
+	c = conn_find(&p->tuple, now, &found);
+	if (TWO_TABLES && !c && found.again)
+		return UP_JUST_ENDED;
+	if (c && found.from_server)
+		return own || (c->status & STATUS_FLAG(CONN_STACK)) ? egress_reply(skb, p, &found, out, now) : RECEIVED;
+	if (!own)
+		return c ? RECEIVED : egress_request(skb, p, out, now);
+	if (!(cfg->egress & EGRESS_OWN) || (!c && !(may_open(p) && service_find(p, packet_mark(skb, p, cfg)))))
+		return RECEIVED;
+	out->verdict = to_lo(skb);
+	return SENT_TO_LO;
+}
+
+/* Not that of the packet that came in: pieces and copies leave while the other program still works on it. */
+MAP(leaving_packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
+
+SEC("tc")
+int egress(struct __sk_buff *skb)
+{
+	struct outcome out = { .verdict = TC_ACT_UNSPEC };
+	struct packet *p = at(&leaving_packets, 0);
+	int reason = UP_JUST_ENDED;
+
+	if (!p)
+		return TC_ACT_UNSPEC;
+	__builtin_memset(p, 0, sizeof(*p));
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
+		reason = egress_way(skb, p, &out);
+	if (reason == SENT_REPLY || reason == SENT_REQUEST || reason == SENT_TO_LO)
+		note(reason);
+	return out.verdict;
+}
