@@ -260,7 +260,9 @@ __noinline int related_schedule(struct __sk_buff *skb, struct outcome *out, __u6
 		q->packet.tcp_flags = TCP_SYN;
 	else if (q->packet.kind == KIND_SCTP)
 		q->packet.sctp_event = 1 + SCTP_E_INIT;
+	birth->quoted = 1;
 	reason = connect(skb, &q->packet, birth, NULL, &q->found, out, now);
+	birth->quoted = 0;
 	out->error = 0;
 	if (reason == UP_NO_SERVICE)
 		reason = UP_RELATED_UNKNOWN;
@@ -318,15 +320,15 @@ static __always_inline int related_directions(struct quote *q)
 		return UP_JUST_ENDED;
 	dest = c->dest;
 	d = at(&dests, dest);
-	if (!d)
+	if (!d && conn_method(c) != METHOD_BYPASS)
 		return UP_JUST_ENDED;
 	q->way.nat = conn_method(c) == METHOD_MASQ;
 	q->tunnel = conn_method(c) == METHOD_TUNNEL;
-	q->way.address = d->address;
+	q->way.address = d ? d->address : q->error.tuple.dst;
 	q->way.port = c->dport;
 	q->dest = dest;
 	if (!q->found.from_server)
-		return d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : RECEIVED;
+		return d && d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : RECEIVED;
 	conn_vaddr(c, &q->way.address);
 	q->way.port = c->vport;
 	return q->way.nat ? RECEIVED : UP_REPLY_UNCHANGED;
