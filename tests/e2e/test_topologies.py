@@ -2,6 +2,8 @@
 
 two ISPs:    client ==== director --+-- rs1..rs3      two wires, each with a VIP of its own: replies go back by the
                                                       one that belongs to their VIP
+one NIC:     client -- router --+-- director          two networks on one wire, with a foot of the director in each,
+                                +-- rs3               both on its only interface; LVS-NAT
 ARP:         client -- router --+-- director          a real server that does not keep quiet about the VIP
                                 +-- rs1..rs3
 gateway:     client -- router --+-- director          LVS-DR, the director the real server's default gateway
@@ -21,7 +23,7 @@ from pylvs.lab import Lab, servers
 from pylvs.lab.lab import console_script
 from pylvs.model import MASQ, real_server, virtual_service
 
-from .service import TIMEOUT, Service
+from .service import TIMEOUT, Service, endpoint
 
 NOBODY = 28
 ETH_ARP = 0x0806
@@ -83,6 +85,30 @@ def test_two_ways_to_the_world(isps: Lab, nat: Lab, ipv6: bool) -> None:
             assert _received(nat, interface) - before > servers.BIG_SIZE
     finally:
         nat.pylvs("sysctl -q snat_reroute=1")
+
+
+# ---- LVS-NAT with one interface --------------------------------------------------------------------------------------
+
+
+def test_two_networks_on_one_interface(dr: Lab, ipv6: bool) -> None:
+    foot, rip, bits = ("fd00:10::9", "fd00:10::13", 64) if ipv6 else ("10.1.1.9", "10.1.1.13", 24)
+    router = dr.host("router").interface("eth1")
+    prefix, nodad, world = ("-6 ", " nodad", router.ipv6) if ipv6 else ("", "", router.ipv4)
+    for host, address in (("director", foot), ("rs3", rip)):
+        dr.run(host, f"ip {prefix}address add {address}/{bits} dev eth0{nodad}")
+    dr.run("rs3", f"ip {prefix}route replace default via {foot}")
+    try:
+        service = Service(dr, "-m", ipv6=ipv6)
+        dr.ipvsadm(["-A", "-t", service.address, "-s", "rr"])
+        dr.ipvsadm(["-a", "-t", service.address, "-r", endpoint(rip, 8080), "-m"])
+        name, _, _, asked, port = service.get("/who").split()
+        assert (name, asked, port) == ("rs3", rip, "8080")
+        words = ["curl", "-sS", "-m", TIMEOUT, "-o", "/dev/null", "-w", "%{size_download}", service.url("/big")]
+        assert dr.run("client", words).stdout == str(servers.BIG_SIZE)
+    finally:
+        dr.run("rs3", f"ip {prefix}route replace default via {world}")
+        for host, address in (("director", foot), ("rs3", rip)):
+            dr.run(host, f"ip {prefix}address del {address}/{bits} dev eth0")
 
 
 # ---- the ARP problem -------------------------------------------------------------------------------------------------
