@@ -253,7 +253,7 @@ STEPS = st.lists(
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=45, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(data=st.data())
