@@ -21,7 +21,7 @@ from pylvs.lab.topology import Host
 from .service import TIMEOUT, Service
 
 METHODS = {"nat-router": "-m", "dr": "-g", "tun": "-i"}
-NOBODY_LISTENS = 33434
+NOBODY_LISTENS, ECHO = 33434, 9001
 IP_RECVERR, IPV6_RECVERR, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, DO = 11, 25, 10, 23, 2
 _EXTENDED_ERROR = 16
 
@@ -115,37 +115,31 @@ def jumbo() -> Iterator[Lab]:
         yield lab
 
 
-def _arrives(server: socket.socket) -> bool:
-    """Whether a datagram is there: it is at once, by veth and by eBPF."""
-    return bool(select.select([server], [], [], 0.2)[0])
-
-
-def _echo(lab: Lab, ipv6: bool, size: int) -> bytes:
-    """What a real server got of a datagram that may not be cut, and the client got back."""
-    family = socket.AF_INET6 if ipv6 else socket.AF_INET
-    rs1, port = lab.host("rs1"), 9001
+def _uncut(lab: Lab, host: str, ipv6: bool) -> socket.socket:
+    """A datagram socket of a host's that lets nothing be cut on its way."""
     level, option = (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) if ipv6 else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
-    with (
-        lab.socket("rs1", family, socket.SOCK_DGRAM) as server,
-        lab.socket("client", family, socket.SOCK_DGRAM) as client,
-    ):
-        server.bind((rs1.ipv6 if ipv6 else rs1.ipv4, port))
-        for one in (server, client):
-            one.settimeout(3)
-            one.setsockopt(level, option, DO)
-        client.connect((lab.vip6 if ipv6 else lab.vip, port))
-        client.send(bytes(range(250)) * (size // 250))
-        if not _arrives(server):
-            client.send(bytes(range(250)) * (size // 250))
+    found = lab.socket(host, socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    found.settimeout(3)
+    found.setsockopt(level, option, DO)
+    return found
+
+
+def _echo(lab: Lab, ipv6: bool, size: int) -> int:
+    """How much of a datagram comes back to the client."""
+    rs1 = lab.host("rs1")
+    with _uncut(lab, "rs1", ipv6) as server, _uncut(lab, "client", ipv6) as client:
+        server.bind((rs1.ipv6 if ipv6 else rs1.ipv4, ECHO))
+        client.connect((lab.vip6 if ipv6 else lab.vip, ECHO))
+        client.send(bytes(size))
         server.sendto(*server.recvfrom(10000))
-        return client.recv(10000)
+        return len(client.recv(10000))
 
 
 def test_jumbo_frames(jumbo: Lab, ipv6: bool) -> None:
-    service = Service(jumbo, "-m", ipv6=ipv6, port=9001, kind="-u").add("rs1")
+    service = Service(jumbo, "-m", ipv6=ipv6, port=ECHO, kind="-u").add("rs1")
     web = Service(jumbo, "-m", ipv6=ipv6).add("rs1")
     try:
-        assert len(_echo(jumbo, ipv6, 8750)) == 8750
+        assert _echo(jumbo, ipv6, 8750) == 8750
         traffic = service.traffic()["rs1"]
         assert (traffic.inpkts, traffic.outpkts) == (1, 1), "in one piece"
         words = ["curl", "-sS", "-m", TIMEOUT, "-o", "/dev/null", "-w", "%{size_download}", web.url("/big")]
@@ -156,16 +150,19 @@ def test_jumbo_frames(jumbo: Lab, ipv6: bool) -> None:
 
 def test_jumbo_frames_to_a_network_without(jumbo: Lab, ipv6: bool) -> None:
     """The client is told, and sends less at a time."""
-    Service(jumbo, "-m", ipv6=ipv6, port=9001, kind="-u").add("rs1")
+    Service(jumbo, "-m", ipv6=ipv6, port=ECHO, kind="-u").add("rs1")
     for host, interface in (("director", "eth1"), ("rs1", "eth0")):
         jumbo.run(host, f"ip link set {interface} mtu 1500")
     try:
-        with pytest.raises(OSError) as refused:
-            _echo(jumbo, ipv6, 8750)
-        assert refused.value.errno == errno.EMSGSIZE, "known by the second datagram at the latest"
+        with _uncut(jumbo, "client", ipv6) as client:
+            client.connect((jumbo.vip6 if ipv6 else jumbo.vip, ECHO))
+            client.send(bytes(8750))
+            with pytest.raises(OSError) as said:
+                client.recv(1)
+        assert said.value.errno == errno.EMSGSIZE
         route = jumbo.run("client", ["ip", "route", "get", jumbo.vip6 if ipv6 else jumbo.vip]).stdout
         assert "mtu 1500" in route
-        assert len(_echo(jumbo, ipv6, 1250)) == 1250
+        assert _echo(jumbo, ipv6, 1250) == 1250
     finally:
         jumbo.ipvsadm("-C")
         for host, interface in (("director", "eth1"), ("rs1", "eth0")):
