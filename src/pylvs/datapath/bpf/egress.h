@@ -8,6 +8,9 @@
  *   what the director itself asks a service for whose address is another machine's is made to come in by lo, where
  *     `ingress` sees it like every request.
  *
+ * Of a datagram that the stack sends in fragments, the others follow the first one, as on ingress (fragment.h); they leave
+ * in their order.
+ *
  * Each is counted under a reason beginning with SENT_; all other packets pass by.
  */
 #pragma once
@@ -50,6 +53,8 @@ __noinline int egress_reply(struct __sk_buff *skb, struct packet *p, struct foun
 	conn_vaddr(c, &way.address);
 	if (!d || !conn_same(c, found))
 		return RECEIVED;
+	if (p->fragment)
+		first_goes(&way, dest, METHOD_MASQ, 1);
 	if (stay(skb, p, &way, out, 1) != FORWARDED_LOCAL)
 		return SENT_REPLY;
 	count(d, dest, A_REPLY, p->length);
@@ -84,8 +89,74 @@ __noinline int egress_request(struct __sk_buff *skb, struct packet *p, struct ou
 	way.port = p->tuple.dport;
 	if (!conn_same(c, &found))
 		return RECEIVED;
+	if (p->fragment)
+		first_goes(&way, 0, METHOD_ROUTE, 0);
 	stay(skb, p, &way, out, 0);
 	return SENT_REQUEST;
+}
+
+/* A fragment leaves that is not its datagram's first one. RECEIVED: nothing was done with that. */
+__noinline int egress_piece(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
+{
+	struct piece *f = at(&pieces, 0);
+	__u32 reason;
+
+	if (!p || !out || !f || !piece_read(skb, p))
+		return RECEIVED;
+	f->key.leaving = 1;
+	if (!datagram_find(now))
+		return RECEIVED;
+	datagram_seen(now);
+	reason = f->datagram.reason;
+	if (reason == SENT_TO_LO) {
+		out->verdict = to_lo(skb);
+		return reason;
+	}
+	p->kind = KIND_PIECE;
+	if (stay(skb, p, &f->datagram.way, out, f->datagram.reply) != FORWARDED_LOCAL || !f->datagram.reply)
+		return reason;
+	count_bytes(p, f->size);
+	out->verdict = reroute(skb, p, &f->datagram.way, now);
+	return reason;
+}
+
+/* A first fragment leaves. 0: it makes no sense. */
+__noinline int egress_reads(struct __sk_buff *skb, struct packet *p)
+{
+	struct piece *f = at(&pieces, 0);
+
+	if (!p || !f || !piece_read(skb, p))
+		return 0;
+	f->key.leaving = 1;
+	p->fragment = PIECE_KNOWN;
+	return 1;
+}
+
+/* What became of a first fragment that leaves, for its others to follow. */
+__noinline int egress_first(const struct packet *p, __u32 reason)
+{
+	const struct config *cfg = at(&config, 0);
+	struct piece *f = at(&pieces, 0);
+	struct piece_key key;
+
+	if (!p || !f || !cfg)
+		return 0;
+	key = f->key;
+	if (reason != SENT_REPLY && reason != SENT_REQUEST && reason != SENT_TO_LO) {
+		/* the others may not follow an older one of the same identification */
+		if (bpf_map_lookup_elem(&datagrams, &key))
+			bpf_map_delete_elem(&datagrams, &key);
+		return 0;
+	}
+	if (p->tuple.family == AF_INET6 && reason == SENT_REPLY)
+		count_bytes(p, -FRAGMENT_HEADER);
+	f->datagram.deadline = now_ns(cfg) + (p->tuple.family == AF_INET ? IPV4_NS : IPV6_NS);
+	f->datagram.reason = reason;
+	f->datagram.seen = f->size;
+	f->datagram.total = 0;
+	f->datagram.whole = 0;
+	bpf_map_update_elem(&datagrams, &key, &f->datagram, BPF_ANY);
+	return 1;
 }
 
 /* RECEIVED: none of ours. */
@@ -94,29 +165,40 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	const struct config *cfg = at(&config, 0);
 	__u32 own = !skb->ingress_ifindex;	/* nobody has sent it to us */
 	struct found found = {};
+	int reason = RECEIVED;
 	struct conn *c;
 	__u64 now;
 
 	if (!cfg || !(cfg->egress & (own ? EGRESS_OWN | EGRESS_LOCAL | EGRESS_STACK : EGRESS_STACK)))
 		return RECEIVED;
-	if (parse(skb, p) != RECEIVED || p->truncated ||
-	    !(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
+	reason = parse(skb, p);
+	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return RECEIVED;
 	now = now_ns(cfg);
+	if (reason == UP_FRAGMENT)
+		return egress_piece(skb, p, out, now);
+	if (reason != RECEIVED || p->truncated)
+		return RECEIVED;
+	if (p->fragment && !egress_reads(skb, p))
+		return RECEIVED;
 	c = conn_find(&p->tuple, now, &found);
 	if (TWO_TABLES && !c && found.again)
 		return UP_JUST_ENDED;
 	if (c && found.from_server)
 		return own || (c->status & STATUS_FLAG(CONN_STACK)) ? egress_reply(skb, p, &found, out, now) : RECEIVED;
-	if (!own)
-		return c ? RECEIVED : egress_request(skb, p, out, now);
+	/* the stack does not say of all fragments that it makes whether they are its own */
+	if (!c && (!own || (p->fragment && (cfg->egress & EGRESS_STACK))))
+		reason = egress_request(skb, p, out, now);
+	if (!own || reason != RECEIVED)
+		return reason;
 	if (!(cfg->egress & EGRESS_OWN) || (!c && !(may_open(p) && service_find(p, packet_mark(skb, p, cfg)))))
 		return RECEIVED;
 	out->verdict = to_lo(skb);
 	return SENT_TO_LO;
 }
 
-/* Not that of the packet that came in: pieces and copies leave while the other program still works on it. */
+/* Not that of the packet that came in: pieces and copies leave while the other program still works on it. (With `pieces`
+ * that program has done when it sends something.) */
 MAP(leaving_packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
 
 SEC("tc")
@@ -132,6 +214,8 @@ int egress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = egress_way(skb, p, &out);
+	if (p->fragment == PIECE_KNOWN)
+		egress_first(p, reason);
 	if (reason == SENT_REPLY || reason == SENT_REQUEST || reason == SENT_TO_LO)
 		note(reason);
 	return out.verdict;
