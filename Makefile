@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python -m bench table
 	$(BIN)/python -m bench schedulers
 	$(BIN)/python -m bench options
+	$(BIN)/python -m bench tunnels
 	$(BIN)/python -m bench ipvsadm
 
 lint: setup $(VENV)/.test

@@ -8,12 +8,13 @@ table    the connection table beside others: nanoseconds, memory, expiry; what d
 connections  what looking at a million connections costs
 schedulers   a new connection with each scheduler, and what changes of its real servers cost
 options      what persistence, thresholds and estimation cost a packet and a new connection
+tunnels      what tunnels cost a packet beside LVS-DR and LVS-NAT
 """
 
 import importlib
 import sys
 
-NAMES = ("e2e", "startup", "ipvsadm", "packet", "table", "connections", "schedulers", "options")
+NAMES = ("e2e", "startup", "ipvsadm", "packet", "table", "connections", "schedulers", "options", "tunnels")
 
 
 def main(argv: list[str]) -> int:

@@ -60,12 +60,12 @@ NAT_REQUEST = Case("NAT request", "10.99.0.2", ACK)
 NAT_REPLY = Case("NAT reply", "10.99.0.2", ACK, reply=True)
 
 
-def enter_namespace() -> None:
-    """A network namespace of our own, with the interfaces and routes of a director."""
+def enter_namespace(network: str = _NETWORK) -> None:
+    """A network namespace of our own; with the interfaces and routes of a director, if nothing else is wanted."""
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
         number = ctypes.get_errno()
         raise OSError(number, f"unshare: {os.strerror(number)}")
-    subprocess.run(["ip", "-batch", "-"], input=_NETWORK, text=True, check=True)
+    subprocess.run(["ip", "-batch", "-"], input=network, text=True, check=True)
 
 
 def add_services() -> None:

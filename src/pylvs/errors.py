@@ -91,3 +91,10 @@ class DatapathError(LVSError):
     """The kernel refused our programs, or lacks something we need; the message says what."""
 
     errno = _errno.ENOPROTOOPT
+
+
+class Unloaded(DatapathError):
+    """Another command has unloaded the director meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__("the director was unloaded by another command")

@@ -86,7 +86,9 @@ ALL = (
     ),
     _switch(
         "cache_bypass", 0,
-        "without a real server, send packets of a transparent cache on to where the client wanted to go", _NOT_YET,
+        "packets of a service by mark that no real server takes, a transparent cache's, go on to where the client "
+        "wanted to go",
+        "a destination that is the director's own, or that no route leads to, is answered with an ICMP error",
     ),
     Sysctl(
         "conn_lfactor", "-4", -8, 8, "binary logarithm",

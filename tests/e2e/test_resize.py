@@ -51,7 +51,7 @@ def test_no_request_fails(lab: Lab, tmp_path: Path) -> None:
             rounds.append(done)
             loop = f"while [ ! -e {stop} ]; do {command.format(url=service.url())} || exit 1; echo >> {done}; done"
             clients.append(lab.popen("client", ["sh", "-c", loop], stderr=subprocess.PIPE, text=True))
-    download = services[0].download(tmp_path / "slow", rate="600k")
+    download = services[0].download(tmp_path / "slow", rate="300k")
     with lab.enter("director"):
         running = instance.find()
     assert running is not None

@@ -83,7 +83,8 @@ class _Books:
     def _connection(self, place: int, record: tuple) -> _Connection:
         life, status, _, _, _, dest, cport, vport, dport, protocol, family, addresses = record
         key = self._key(cport, vport, protocol, family, addresses)
-        server = self.instance.dests.get(dest, "address")[: 4 if family == AF_INET else 16]
+        server = b"" if dest == layout.DEST_NONE else self.instance.dests.get(dest, "address")
+        server = server[: 4 if family == AF_INET else 16]
         more = life >> layout.LIFE_MORE_SHIFT & 0xFF
         assert (life >> layout.LIFE_TURN_SHIFT) & 0xFF == status >> 24, f"slot {place}: a status of another turn"
         at = place * CONN.size + CONN.place("at")[0] + CONN_IPV4.place("rest")[0]
@@ -199,7 +200,8 @@ class _Books:
             load = instance.dest_loads
             found = (load.get(dest, "total"), load.get(dest, "active"), load.get(dest, "persistent"))
             assert found == (total[dest], active[dest], templates[dest]), f"real server {dest} carries {found}"
-        assert sum(total.values()) == sum(total[dest] for dest in range(instance.config.get(0, "dests_high")))
+        bypassing = total[layout.DEST_NONE]
+        assert sum(total.values()) - bypassing == sum(total[n] for n in range(instance.config.get(0, "dests_high")))
         counts = {name: instance.reasons.sums(number)[0] for number, name in enumerate(REASONS)}
         received = counts.pop("received")
         assert received == sum(count for name, count in counts.items() if not name.startswith(("answered_", "sent_")))

@@ -429,8 +429,9 @@ class Harness:
         gso_segs: int = 0,
         mark: int = 0,
         room: int = 128,
+        flags: int = 0,
     ) -> Result:
-        """Let a frame arrive on an interface. It must be counted under exactly one reason."""
+        """Let a frame arrive on an interface. It must be counted under exactly one reason. `flags`: of syscall.run."""
         before = self.reasons()
         context = bytearray(_CONTEXT)
         ifindex = INDEX.get(interface) or socket.if_nametoindex(interface)
@@ -438,7 +439,7 @@ class Harness:
         struct.pack_into("=II", context, 36, ifindex, ifindex)
         struct.pack_into("=I", context, 164, gso_segs)
         struct.pack_into("=I", context, 176, gso_size)
-        verdict, after, _, _ = syscall.run(self._program, frame, bytes(context), room=room)
+        verdict, after, _, _ = syscall.run(self._program, frame, bytes(context), room=room, flags=flags)
         changed = {
             name: now - then
             for name, now, then in zip(REASONS, self.reasons().values(), before.values(), strict=True)

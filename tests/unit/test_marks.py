@@ -4,6 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pylvs.datapath._layout import MARK_NO_INTERFACE
+from pylvs.datapath.layout import MARK_RULE
+from pylvs.datapath.markrules import pack, unpack
 from pylvs.errors import InvalidValue
 from pylvs.iptables import marks
 from pylvs.marks import mark_number, mark_rule
@@ -195,3 +198,10 @@ def test_any_text(text: str) -> None:
     except InvalidValue:
         return
     assert len(rules) + len(others) <= text.count("\n") + 1
+
+
+def test_a_rule_for_an_interface_that_is_not_there() -> None:
+    """It is kept, and matches nothing until the interface comes."""
+    record = pack(mark_rule(1, interface="eth7"), {"eth0": 2})
+    assert MARK_RULE.get(record, 0, "ifindex") == MARK_NO_INTERFACE == 0xFFFFFFFF
+    assert unpack(record).interface == "eth7"

@@ -16,7 +16,7 @@ COMMANDS = {
     "proc": ("proc", "the kernel's /proc/net/ip_vs files, printed or mounted"),
     "load": ("instance", "load the packet path, or put this version's programs in the place of those that run"),
     "unload": ("instance", "remove the packet path with all services and connections"),
-    "attach": ("instance", "put the packet path on an interface"),
+    "attach": ("attach", "put the packet path on an interface, on all, or on those that will come"),
     "detach": ("instance", "take it off an interface"),
     "prune": ("instance", "remove what is left of network namespaces that are gone"),
     "install-alternative": ("alternative", "our ipvsadm in the place of the system's, and back"),

@@ -138,7 +138,7 @@ def _listing(director: Director, which: Selection, json: bool) -> Iterator[str]:
 def _line(entry: Entry, reader: Reader) -> str:
     client, virtual = reader.addresses(entry)
     cport, vport, dport = entry.ports
-    source, server = endpoint(client, cport), endpoint(reader.server(entry.dest), dport)
+    source, server = endpoint(client, cport), endpoint(reader.server(entry.dest, entry.family), dport)
     minutes, seconds = divmod(entry.left // 1_000_000_000, 60)
     method = METHOD_NAMES.get(entry.flags & _layout.CONN_METHOD, "")
     return (
@@ -157,7 +157,7 @@ def _json(entry: Entry, reader: Reader) -> str:
     return (
         f'{{"protocol": "{protocol_name(entry.protocol).lower()}", "state": "{entry.state_name}"'
         f', "client": "{client}", "client_port": {cport}, "virtual": "{virtual}", "virtual_port": {vport}'
-        f', "rip": "{reader.server(entry.dest)}", "rip_port": {dport}'
+        f', "rip": "{reader.server(entry.dest, entry.family)}", "rip_port": {dport}'
         f', "template": {"true" if entry.template else "false"}, "call_id": "{call_id}"'
         f', "forward": "{METHOD_NAMES.get(entry.flags & _layout.CONN_METHOD, "")}"'
         f', "active": {"false" if entry.flags & _layout.CONN_INACTIVE else "true"}, "packets": {entry.packets}'

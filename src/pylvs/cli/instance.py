@@ -1,4 +1,4 @@
-"""pylvs load, unload, attach, detach, prune: the packet path's coming and going."""
+"""pylvs load, unload, detach, prune: the packet path's coming and going."""
 
 import argparse
 
@@ -20,10 +20,6 @@ Remove the packet path from this network namespace, with all services, connectio
 and counters. Packets then take the stack's own way.
 """
 _UNLOAD_EXAMPLES = (("ipvsadm-save -n > /root/rules; pylvs unload", "keep the rules, forget the rest"),)
-_ATTACH = """\
-Put the packet path on an interface that appeared after it was loaded, or that was
-detached.
-"""
 _DETACH = """\
 Take the packet path off an interface: its packets take the stack's own way.
 """
@@ -57,9 +53,8 @@ def _parser() -> Parser:
         help="room for N real servers; default: by the machine's memory, 16384 to 131072",
     )
     commands.add_parser("unload", description=_UNLOAD, examples=_UNLOAD_EXAMPLES)
-    for name, text in (("attach", _ATTACH), ("detach", _DETACH)):
-        one = commands.add_parser(name, description=text, examples=[(f"pylvs {name} eth1", "")])
-        one.add_argument("interface", metavar="IFACE", help="its name, as ip link shows it")
+    detach = commands.add_parser("detach", description=_DETACH, examples=[("pylvs detach eth1", "")])
+    detach.add_argument("interface", metavar="IFACE", help="its name, as ip link shows it")
     commands.add_parser("prune", description=_PRUNE, examples=[("pylvs prune", "")])
     return parser
 
@@ -89,11 +84,8 @@ def main(argv: list[str]) -> int:
         raise DatapathError("no director is loaded in this network namespace: pylvs load, or ipvsadm -A")
     interface = interfaces.find(arguments.interface)
     with running.locked():
-        resize.finish(running)  # or an interface would get programs that are about to go
-        if arguments.command == "attach":
-            running.attach(interface)
-            print(f"attached to {interface.name} ({running.attached()[interface.ifindex]})")
-        elif running.detach(interface):
+        resize.finish(running)  # it would be attached again
+        if running.detach(interface):
             print(f"detached from {interface.name}")
         else:
             print(f"was not attached to {interface.name}")

@@ -18,6 +18,7 @@ MEANING = {
     "forwarded_local": "translated, for a real server or a client that is the director itself",
     "forwarded_by_stack": "translated, for the stack to forward (net.ipv4.vs.conntrack)",
     "forwarded_route": "LVS-DR, client to real server",
+    "forwarded_bypass": "past the real servers, to where the client wanted to go (cache_bypass)",
     "forwarded_tunnel": "LVS-TUN, client to real server",
     "forwarded_related": "ICMP errors about connections, to that side whose packet they quote",
     "up_not_ip": "neither IPv4 nor IPv6: ARP and the like",

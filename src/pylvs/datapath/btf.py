@@ -87,7 +87,7 @@ class Btf:
                 if name:
                     self.structs[self._name(name)] = (size, extra)
             elif kind == KIND_ENUM:
-                values = struct.iter_unpack("<Ii", data[at : at + count * 8])
+                values = struct.iter_unpack("<Ii" if flag else "<II", data[at : at + count * 8])
                 at += count * 8
                 self.enums.setdefault(self._name(name), {}).update((self._name(n), v) for n, v in values)
             elif kind == KIND_ENUM64:

@@ -41,6 +41,7 @@ _ADDRESSES = 4096  # virtual addresses that are remembered as text
 _GROUP = _layout.GROUP_SLOTS
 _FWMARK_IPV4 = CONN_IPV4.place("rest")[0] + CONN_REST.place("fwmark")[0]
 _HEAD = bytes(14)  # an Ethernet header's place
+NOWHERE = {AF_INET: "0.0.0.0", AF_INET6: "::"}
 _NO_PORT = 65535  # what an invalid template has (facts 2.11)
 
 
@@ -125,8 +126,10 @@ class Reader:
         self._servers: dict[int, str] = {}
         self._virtual: dict[bytes, str] = {}
 
-    def server(self, dest: int) -> str:
-        """The address of a real server."""
+    def server(self, dest: int, family: int) -> str:
+        """The address of a real server; all zero for a connection of this family that has none."""
+        if dest == _layout.DEST_NONE:
+            return NOWHERE[family]
         text = self._servers.get(dest)
         if text is None:
             dests = self._instance.dests
@@ -160,9 +163,9 @@ class Reader:
             return self._template(entry)
         caddr, vaddr = self.addresses(entry)
         return tuple.__new__(Connection, (
-            entry.family, entry.protocol, caddr, entry.cport, vaddr, entry.vport, self.server(entry.dest), entry.dport,
-            state_name(entry.protocol, entry.state), entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
-            False, entry.packets, self.fwmark(entry), "", b"",
+            entry.family, entry.protocol, caddr, entry.cport, vaddr, entry.vport, self.server(entry.dest, entry.family),
+            entry.dport, state_name(entry.protocol, entry.state), entry.left // 1_000_000,
+            entry.flags & _layout.CONN_METHOD, False, entry.packets, self.fwmark(entry), "", b"",
         ))  # fmt: skip
 
     def _template(self, entry: Entry) -> Connection:
@@ -170,7 +173,7 @@ class Reader:
         cport, vport, dport = entry.ports
         engine, data = self.engine_data(entry)
         return Connection(
-            entry.family, entry.protocol, caddr, cport, vaddr, vport, self.server(entry.dest), dport,
+            entry.family, entry.protocol, caddr, cport, vaddr, vport, self.server(entry.dest, entry.family), dport,
             entry.state_name, entry.left // 1_000_000, entry.flags & _layout.CONN_METHOD,
             True, entry.packets, self.fwmark(entry), engine, data,
         )  # fmt: skip
@@ -225,7 +228,7 @@ _KEYS = {
     "service": tuple(
         _picker(_member("vport"), _member("protocol"), (AT + width, f"{width}s")) for width in (4, 16)
     ),
-    "rip": 2 * (_picker(_member("dest"), _member("dport")),),
+    "rip": 2 * (_picker(_member("dest"), _member("dport"), _member("family")),),
     "state": 2 * (_picker((KIND, "B"), (STATE, "B"), _member("protocol")),),
     "client": tuple(_picker((AT, f"{width}s")) for width in (4, 16)),
 }  # fmt: skip
@@ -235,7 +238,7 @@ def _readable(reader: Reader, by: str, key: tuple) -> str:
     if by == "state":
         return state_name(key[2], key[1], key[0] in TEMPLATES)
     if by == "rip":
-        return endpoint(reader.server(key[0]), ntohs(key[1]))
+        return endpoint(reader.server(key[0], key[2]), ntohs(key[1]))
     text = inet_ntop(AF_INET if len(key[-1]) == 4 else AF_INET6, key[-1])
     if by == "client":
         return text

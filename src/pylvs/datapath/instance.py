@@ -7,12 +7,12 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, egress, interfaces, layout, netlink, programs, syscall
 from pylvs.datapath.maps import Hash, PerCpuArray, SharedArray, possible_cpus
-from pylvs.errors import DatapathError, NotPermitted
+from pylvs.errors import DatapathError, NotPermitted, Unloaded
 
 SHARED = {
     "config": layout.CONFIG,
@@ -178,11 +178,15 @@ class Instance:
         """Hold the namespace's lock while changing something.
 
         Raises:
-            DatapathError: the director was unloaded meanwhile.
+            Unloaded: the director was, meanwhile.
         """
-        with bpffs.locked(self.directory, create=False):
+        with ExitStack() as held:
+            try:
+                held.enter_context(bpffs.locked(self.directory, create=False))
+            except FileNotFoundError:
+                raise Unloaded from None
             if not os.path.isdir(self.path):
-                raise DatapathError("the director was unloaded by another command")
+                raise Unloaded
             yield
 
     def now(self) -> int:
@@ -261,14 +265,21 @@ class Instance:
         syscall.pin(fd, fresh)
         os.rename(fresh, path)
 
-    def attach_newcomers(self) -> None:
-        """Put the packet path on interfaces that appeared since the last change, unless somebody took it off them."""
+    def attach_newcomers(self) -> list[netlink.Interface]:
+        """Put the packet path on interfaces that appeared since the last change, unless somebody took it off them.
+
+        Returns:
+            Which they were.
+        """
+        found = []
         for interface in interfaces.newcomers(f"{self.path}/links"):
             try:
                 self.attach(interface)
+                found.append(interface)
             except OSError as error:
                 if error.errno != errno.ENODEV:  # it went away while we looked
                     raise DatapathError(f"cannot attach to {interface.name}: {error.strerror}") from None
+        return found
 
     def detach(self, interface: netlink.Interface) -> bool:
         """Take it off again; False if it was not there."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 _AF_NETLINK, _NETLINK_ROUTE = 16, 0
 _ERROR, _DONE = 2, 3
 _GETLINK, _GETADDR, _GETROUTE = 18, 22, 26
+_TELL_LINKS, _TELL_IPV4, _TELL_IPV6 = 0x1, 0x10, 0x100  # groups of notifications
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _IFA_ADDRESS, _IFA_LOCAL, _IFLA_NAME = 1, 4, 7, 1, 2, 3
@@ -94,6 +95,30 @@ def change(kind: int, body: bytes, flags: int = 0) -> None:
     """
     for _ in _ask(kind, _ACK | flags, body):
         pass
+
+
+def listen() -> socket:
+    """What becomes readable when an interface or an address comes, changes or goes. The caller closes it."""
+    s = socket(_AF_NETLINK, SOCK_RAW, _NETLINK_ROUTE)
+    try:
+        s.bind((0, _TELL_LINKS | _TELL_IPV4 | _TELL_IPV6))
+        s.setblocking(False)
+    except OSError:
+        s.close()
+        raise
+    return s
+
+
+def drain(listening: socket) -> None:
+    """Read all that was told: what has changed is asked for afterwards."""
+    while True:
+        try:
+            listening.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more was told than there was room for
+                raise
 
 
 def dump(kind: int, body: bytes) -> Iterator[bytes]:

@@ -106,6 +106,8 @@ def _served_by(instance: Instance, address: bytes) -> _Test:
         for number in range(instance.config.get(0, "dests_high"))
         if dests.get(number, "address") == whole and dests.get(number, "family") == family
     }
+    if not any(address):
+        wanted.add(_layout.DEST_NONE)
 
     def test(records: bytes, places: list[int]) -> list[int]:
         numbers = column(records, "dest")

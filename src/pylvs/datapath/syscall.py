@@ -144,7 +144,7 @@ def program_id(program: int) -> int:
 
 
 def run(
-    program: int, packet: bytes, context: bytes = b"", repeat: int = 1, room: int = 0
+    program: int, packet: bytes, context: bytes = b"", repeat: int = 1, room: int = 0, flags: int = 0
 ) -> tuple[int, bytes, int, bytes]:
     """Run a TC program on a packet (BPF_PROG_TEST_RUN).
 
@@ -152,6 +152,7 @@ def run(
         packet: the frame, from the Ethernet header on; at least 14 bytes.
         context: a struct __sk_buff; only the fields that the kernel allows may be set.
         room: how many bytes the packet may grow.
+        flags: BPF_F_TEST_...: what else the kernel is to do.
 
     Returns:
         (the program's answer, the packet after it, nanoseconds per run, the context after it)
@@ -163,7 +164,7 @@ def run(
         struct.pack(
             "=IIIIQQIIIIQQIII4x",
             program, 0, len(packet), len(after), _address(before), _address(after), repeat, 0,
-            len(context), len(context), _address(ctx), _address(ctx_after) if context else 0, 0, 0, 0,
+            len(context), len(context), _address(ctx), _address(ctx_after) if context else 0, flags, 0, 0,
         )
     )  # fmt: skip
     _bpf(_RUN, attributes)

@@ -14,6 +14,26 @@ static __always_inline int leave(const struct service *s, const struct packet *p
 	return DROPPED_NO_DESTINATION;
 }
 
+/* Does a packet that nobody of its service takes go on to where it was going, past the real servers (facts 6.9)? Only
+ * to who is elsewhere: packets for the director itself, and what nobody is asked for, have no route that leads on. */
+__noinline int passes_by(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+	struct birth *birth = at(&births, 0);
+	union address any = {};
+	struct bpf_fib_lookup fib;
+
+	if (!p || !sys || !birth || !sys->cache_bypass || birth->quoted)
+		return 0;
+	if (route_ask(skb, &fib, p->tuple.family, &any, &p->tuple.dst, 0) == ROUTED_NOWHERE)
+		return 0;
+	birth->dest = DEST_NONE;
+	birth->flags = METHOD_BYPASS | CONN_INACTIVE;
+	birth->daddr = p->tuple.dst;
+	birth->dport = 0;
+	return 1;
+}
+
 /* A packet of a service that no connection knows (facts 2.3, 2.4), or that opens a new one in the place of one that
  * ends. RECEIVED: it may have a connection, and `births` says from which pool.
  * A function of its own: it is for first packets alone, and its variables are not in the way of all others. */
@@ -60,8 +80,8 @@ __noinline int admit(struct __sk_buff *skb, struct packet *p, struct outcome *ou
 	return RECEIVED;
 }
 
-/* Let the service's scheduler choose a real server for what is in `births`. */
-__noinline int appoint(const struct packet *p, struct outcome *out)
+/* Let the service's scheduler choose a real server for what is in `births`; DEST_NONE: it is to pass them all by. */
+__noinline int appoint(struct __sk_buff *skb, const struct packet *p, struct outcome *out)
 {
 	struct birth *birth = at(&births, 0);
 	struct chosen chosen;
@@ -74,7 +94,9 @@ __noinline int appoint(const struct packet *p, struct outcome *out)
 	if (reason == RECEIVED && birth_server(birth, p, chosen.dest, chosen.flags))
 		return RECEIVED;
 	s = at(&services, birth->service);
-	return reason == DROPPED_CONTENDED || !s ? DROPPED_CONTENDED : leave(s, p, out);
+	if (reason == DROPPED_CONTENDED || !s)
+		return DROPPED_CONTENDED;
+	return s->key.fwmark && passes_by(skb, p) ? RECEIVED : leave(s, p, out);
 }
 
 /* Must a connection that exists make way for the one that this SYN or INIT opens (facts 2.9)? */
@@ -118,8 +140,8 @@ static __always_inline int connect_persistent(struct __sk_buff *skb, struct pack
 		reason = template_find(p, now);
 		if (reason != DROPPED_NO_DESTINATION)
 			return reason;
-		reason = appoint(p, out);
-		if (reason != RECEIVED)
+		reason = appoint(skb, p, out);
+		if (reason != RECEIVED || birth->dest == DEST_NONE)
 			return reason;
 		/* again: the number may be that of a template that was just found to be invalid */
 		if (sip && sip_key() != RECEIVED)
@@ -145,7 +167,7 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->flags |= birth->manner;
-		if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
+		if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL || birth->dest == DEST_NONE)
 			birth->flags &= ~CONN_STACK;
 		birth->kind = SLOT_CONN;
 		birth->state = 0;
@@ -192,7 +214,8 @@ static __always_inline int connect(struct __sk_buff *skb, struct packet *p, stru
 	reason = admit(skb, p, out);
 	/* what is to make way still counts while a real server is chosen, as in the kernel */
 	if (reason == RECEIVED)
-		reason = birth->persistent ? connect_persistent(skb, p, birth, out, now) : appoint(p, out);
+		reason = birth->persistent ? connect_persistent(skb, p, birth, out, now) :
+					     appoint(skb, p, out);
 	if (found->life)
 		conn_release(found->number, found->life, now);
 	found->life = 0;

@@ -170,7 +170,7 @@ __noinline __u64 conn_settle(__u32 number, const struct tuple *key, __u64 hash, 
 /* What a new connection, or template, is. Not on the stack: with the functions below there is not enough of it. */
 struct birth {
 	union address daddr;
-	__u32 dest;
+	__u32 dest;		/* DEST_NONE: the packet goes on to where it was going */
 	__u32 flags;		/* conn_flag */
 	__u32 fwmark;
 	__u16 dport;
@@ -187,6 +187,7 @@ struct birth {
 	__u32 speaker;		/* 1 + number of the real server that has begun it */
 	__u32 persistent;	/* seconds; 0: not persistent */
 	__u32 once;		/* for one packet alone */
+	__u32 quoted;		/* what asks for it is what an ICMP error quotes */
 	__u32 state;
 	struct tuple reply;
 	__u64 hash;
@@ -317,15 +318,11 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 {
 	struct birth *birth = at(&births, 0);
 	struct runtime *rt = at(&runtime, 0);
-	struct dest_load *load;
 	__u32 number;
 	struct conn *c;
 	__u64 slot;
 
 	if (!key || !found || !birth || !rt)
-		return DROPPED_TABLE_FULL;
-	load = at(&dest_loads, birth->dest);
-	if (!load)
 		return DROPPED_TABLE_FULL;
 	birth->made = birth->back = 0;
 	birth->backed = birth->kind == SLOT_CONN && conn_backed(birth->flags);
@@ -334,7 +331,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 		birth->flags |= CONN_FTP;
 	/* counted before it can be found, so that the one who releases it never counts below nothing; and before its slot
 	 * is touched, since what is done with a lock waits until that has come from memory */
-	load_bind(load, birth->flags);
+	load_bind(at(&dest_loads, birth->dest), birth->flags);
 	__sync_fetch_and_add(&rt->conns, 1);
 	birth->hash = table_hash(key);
 	number = conn_slot(birth->hash, now) - 1;
@@ -365,7 +362,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	if ((__u32)slot != 1 + number) {
 		if (birth->back)
 			table_give_back(birth->back - 1, 1, now);
-		load_unbind(load, birth->flags, now);
+		load_unbind(at(&dest_loads, birth->dest), birth->flags, now);
 		__sync_fetch_and_add(&rt->conns, -1);
 		return slot ? RECEIVED : DROPPED_CONTENDED;
 	}
@@ -382,7 +379,7 @@ __noinline int conn_claim(const struct tuple *key, struct found *found, __u64 no
 	return RECEIVED;
 
 no_room:
-	load_unbind(load, birth->flags, now);
+	load_unbind(at(&dest_loads, birth->dest), birth->flags, now);
 	__sync_fetch_and_add(&rt->conns, -1);
 	return DROPPED_TABLE_FULL;
 }

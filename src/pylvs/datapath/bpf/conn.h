@@ -175,7 +175,6 @@ static __always_inline void more_give_back(__u32 number, __u32 life, __u64 now)
 __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 {
 	struct conn *c = conn_at(number);
-	struct dest_load *load;
 	struct runtime *rt;
 	struct conn_rest *rest;
 	struct dest *d;
@@ -214,9 +213,7 @@ __noinline int conn_release(__u32 number, __u32 life, __u64 now)
 	}
 	/* from here on the status is that of nobody's turn: a packet that comes too late moves it, and the load, no more */
 	status = __sync_fetch_and_xor(&c->status, STATUS_TURN);
-	load = at(&dest_loads, c->dest);
-	if (load)
-		load_unbind(load, status >> 8, now);
+	load_unbind(at(&dest_loads, c->dest), status >> 8, now);
 	rt = at(&runtime, 0);
 	if (rt)
 		__sync_fetch_and_add(&rt->conns, -1);

@@ -84,6 +84,8 @@ __noinline int follow_first(struct __sk_buff *skb, struct packet *p, struct outc
 		else
 			reason = f->datagram.reply ? forward_reply(skb, p, &f->datagram.way, out, now) :
 						     forward_request(skb, p, &f->datagram.way, out, now);
+		if (f->datagram.method == METHOD_BYPASS)
+			reason = past_all(reason);
 		if (out->error != 1 + ERROR_TOO_BIG || p->tuple.family == AF_INET)
 			out->error = 0;		/* the first one was answered, if any is */
 	} else if (reason < HELD_FRAGMENT) {

@@ -33,7 +33,7 @@ enum { DATAGRAMS = 16384, FRAGMENT_HEADER = 8 };
 struct datagram {
 	__u64 deadline;
 	struct way way;
-	__u32 dest;		/* 1 + number of the real server whose traffic it counts as; 0: nobody's */
+	__u32 dest;		/* 1 + number of the real server whose traffic it counts as; 0: nobody's (DEST_NONE, too) */
 	__u32 seen;		/* bytes of it that came, duplicates too */
 	__u32 total;		/* all of its bytes; 0: the last fragment was not here yet */
 	__u16 sport;
@@ -206,7 +206,7 @@ __noinline int first_comes(struct __sk_buff *skb, struct packet *p, struct outco
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_FRAGMENT;
 	}
-	f->datagram.dest = 0;
+	f->datagram.dest = f->datagram.method = 0;
 	if (held_any()) {
 		p->fragment = PIECE_CALLS;
 		out->verdict = TC_ACT_SHOT;
@@ -268,10 +268,10 @@ __noinline int first_directions(void)
 		return 0;
 	dest = c->dest;
 	d = at(&dests, dest);
-	if (!d)
+	if (!d && conn_method(c) != METHOD_BYPASS)
 		return 0;
 	f->datagram.way.nat = conn_method(c) == METHOD_MASQ;
-	f->datagram.way.address = d->address;
+	f->datagram.way.address = d ? d->address : f->key.dst;
 	f->datagram.way.port = c->dport;
 	f->datagram.method = conn_method(c);
 	f->datagram.reply = f->found.from_server;
@@ -333,7 +333,8 @@ __noinline int first_remember(const struct packet *p, __u32 reason)
 
 	if (!p || !f || !cfg)
 		return 0;
-	if (!f->datagram.dest && (reason < UP_NOT_IP || reason == UP_REPLY_UNCHANGED))
+	if (!f->datagram.dest && f->datagram.method != METHOD_BYPASS &&
+	    (reason < UP_NOT_IP || reason == UP_REPLY_UNCHANGED))
 		return 0;	/* its connection ended meanwhile */
 	/* the kernel counts the datagram as it is after reassembly: without the fragment header */
 	if (p->tuple.family == AF_INET6 && counts(&f->datagram, reason))

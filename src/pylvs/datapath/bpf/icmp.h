@@ -163,6 +163,31 @@ static __always_inline void own_source(struct __sk_buff *skb, const struct packe
 		*from = *known;
 }
 
+/* The VIP if it is the director's own, which it need not be: the director may be on the way there. Then what it would
+ * say something to the client from. */
+__noinline int own_ipv4_source(struct __sk_buff *skb, const struct packet *p, union address *from)
+{
+	struct own_address key = { .address.word[2] = bpf_htonl(0xffff) };
+	union address any = {}, *known;
+	struct bpf_fib_lookup fib;
+
+	if (!p || !from)
+		return 0;
+	*from = p->tuple.dst;
+	if (route_ask(skb, &fib, AF_INET, &any, &p->tuple.dst, 0) == ROUTED_NOWHERE)
+		return 1;
+	if (route_ask(skb, &fib, AF_INET, &any, &p->tuple.src, 0) != ROUTED_NOWHERE)
+		key.ifindex = fib.ifindex;
+	known = bpf_map_lookup_elem(&own_addresses, &key);
+	if (!known) {
+		key.ifindex = 0;
+		known = bpf_map_lookup_elem(&own_addresses, &key);
+	}
+	if (known)
+		*from = *known;
+	return 1;
+}
+
 /* Turn the packet into the error about it and send that to the client; the answer is the program's verdict. */
 __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error error, __u32 mtu)
 {
@@ -192,9 +217,10 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 		type = error == ERROR_TTL ? ICMP4_EXCEEDED : ICMP4_UNREACHABLE;
 		code = error == ERROR_PORT || error == ERROR_ORPHAN ? ICMP4_PORT : error == ERROR_HOST ? ICMP4_HOST :
 		       error == ERROR_TOO_BIG ? ICMP4_TOO_BIG : 0;
-		from = p->tuple.dst;
 		if (error == ERROR_ORPHAN)
 			own_source(skb, p, &from);
+		else
+			own_ipv4_source(skb, p, &from);
 	}
 	if (error == ERROR_RELAYED) {
 		type = mtu >> 24;

@@ -57,6 +57,7 @@ union names {
 	enum egress egress;
 	enum sync_state sync_state;
 	enum conn_flag conn_flag;
+	enum dest_number dest_number;
 	enum ftp_mode ftp_mode;
 	enum family_bit family_bit;
 	enum mark_limit mark_limit;

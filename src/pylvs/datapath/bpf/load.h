@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * How busy a real server is: connections that are bound to it, and what its thresholds make of that (facts 1.9, 1.10).
- * What an edit of the thresholds does to it is in Python (pylvs.datapath.limits).
+ * What an edit of the thresholds does to it is in Python (pylvs.datapath.limits). A connection without a real server
+ * (NULL) keeps nobody busy.
  */
 #pragma once
 
@@ -29,6 +30,8 @@ static __always_inline void load_bind(struct dest_load *load, __u32 flags)
 {
 	__s32 before;
 
+	if (!load)
+		return;
 	if (flags & CONN_TEMPLATE) {
 		__sync_fetch_and_add(&load->persistent, 1);
 		return;
@@ -44,6 +47,8 @@ static __always_inline void load_unbind(struct dest_load *load, __u32 flags, __u
 {
 	__s32 before;
 
+	if (!load)
+		return;
 	if (flags & CONN_TEMPLATE) {
 		if (__sync_fetch_and_add(&load->persistent, -1) == 1)
 			load->idle = now;

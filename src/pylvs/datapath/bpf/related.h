@@ -35,26 +35,23 @@ static __always_inline int is_error(__u8 family, __u8 type)
 	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
 }
 
-/* The addresses, protocol and first bytes of what is quoted. RECEIVED: it may be a connection's. */
-__noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
+/* The IP packet at q->ip, of the family that q->packet has: whose it is, and as much of its length as is there, into
+ * q->packet. RECEIVED: it may be a connection's. */
+__noinline int quoted_read(struct __sk_buff *skb, const struct packet *p)
 {
 	struct quote *q = at(&quotes, 0);
+	__u32 end, length, family;
 	struct packet *quoted;
-	__u32 end, l4;
-	__u8 protocol;
 	int why;
 
 	if (!p || !q)
 		return UP_MALFORMED;
 	quoted = &q->packet;
 	end = p->length + ETH_LEN;
-	if (p->l4 + ICMP_HEAD > end || bpf_skb_load_bytes(skb, p->l4, &protocol, 1))
-		return UP_MALFORMED;
-	if (!is_error(p->tuple.family, protocol))
-		return UP_PROTOCOL;
-	q->ip = p->l4 + ICMP_HEAD;
+	family = quoted->tuple.family;
 	__builtin_memset(quoted, 0, sizeof(*quoted));
-	if (p->tuple.family == AF_INET) {
+	quoted->tuple.family = family;
+	if (family == AF_INET) {
 		struct iphdr ip;
 
 		if (q->ip + IPV4_MIN > end || bpf_skb_load_bytes(skb, q->ip, &ip, IPV4_MIN))
@@ -63,45 +60,77 @@ __noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
 			return UP_MALFORMED;
 		if (ip.frag_off & bpf_htons(0x1fff))
 			return UP_RELATED_UNKNOWN;
-		protocol = ip.protocol;
-		l4 = q->ip + ip.ihl * 4;
+		length = bpf_ntohs(ip.tot_len);
+		quoted->l4 = q->ip + ip.ihl * 4;
+		quoted->tos = ip.tos;
 		quoted->dont_fragment = !!(ip.frag_off & bpf_htons(0x4000));
-		quoted->tuple.src.word[0] = ip.daddr;
-		quoted->tuple.dst.word[0] = ip.saddr;
-		if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && !rarer(protocol))
+		quoted->tuple.protocol = ip.protocol;
+		quoted->tuple.src.word[0] = ip.saddr;
+		quoted->tuple.dst.word[0] = ip.daddr;
+		if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_UDP && !rarer(ip.protocol))
 			return UP_RELATED_UNKNOWN;
 	} else {
-		if (q->ip + IPV6_LEN > end || bpf_skb_load_bytes(skb, q->ip + 6, &protocol, 1) ||
-		    bpf_skb_load_bytes(skb, q->ip + 8, &quoted->tuple.dst, 16) ||
-		    bpf_skb_load_bytes(skb, q->ip + 24, &quoted->tuple.src, 16))
+		__u16 payload;
+
+		if (q->ip + IPV6_LEN > end || bpf_skb_load_bytes(skb, q->ip + 4, &payload, 2) ||
+		    bpf_skb_load_bytes(skb, q->ip + 6, &quoted->tuple.protocol, 1) ||
+		    bpf_skb_load_bytes(skb, q->ip + 8, &quoted->tuple.src, 16) ||
+		    bpf_skb_load_bytes(skb, q->ip + 24, &quoted->tuple.dst, 16))
 			return UP_MALFORMED;
+		length = IPV6_LEN + bpf_ntohs(payload);
 		quoted->l4 = q->ip + IPV6_LEN;
-		quoted->tuple.protocol = protocol;
 		quoted->dont_fragment = 1;
 		why = walk_ipv6(skb, quoted, end);
 		if (why != RECEIVED)
 			return why == UP_MALFORMED ? why : UP_RELATED_UNKNOWN;
-		l4 = quoted->l4;
-		protocol = quoted->tuple.protocol;
 	}
-	q->l4 = l4;
-	quoted->length = p->length;
-	quoted->l4 = l4;
-	quoted->ttl = p->ttl;
-	quoted->tos = p->tos;
-	quoted->uncounted = p->uncounted;
-	quoted->tuple.family = p->tuple.family;
-	quoted->tuple.protocol = protocol;
-	if (protocol == IPPROTO_ESP || protocol == IPPROTO_AH) {
+	quoted->length = end - q->ip < length ? end - q->ip : length;
+	q->l4 = quoted->l4;
+	if (quoted->tuple.protocol == IPPROTO_ESP || quoted->tuple.protocol == IPPROTO_AH) {
 		quoted->kind = KIND_SEALED;
 		quoted->tuple.protocol = IPPROTO_UDP;
 		quoted->tuple.sport = quoted->tuple.dport = bpf_htons(500);
 		return RECEIVED;
 	}
-	quoted->kind = protocol == IPPROTO_SCTP ? KIND_SCTP : KIND_PLAIN;
-	if (l4 + 4 > end || bpf_skb_load_bytes(skb, l4, &quoted->tuple.dport, 2) ||
-	    bpf_skb_load_bytes(skb, l4 + 2, &quoted->tuple.sport, 2))
+	quoted->kind = quoted->tuple.protocol == IPPROTO_SCTP ? KIND_SCTP : KIND_PLAIN;
+	if (q->l4 + 4 > end || bpf_skb_load_bytes(skb, q->l4, &quoted->tuple.sport, 2) ||
+	    bpf_skb_load_bytes(skb, q->l4 + 2, &quoted->tuple.dport, 2))
 		return UP_MALFORMED;
+	return RECEIVED;
+}
+
+/* What the error quotes, reversed: the packet to which the quoted one would be an answer. */
+__noinline int quote_read(struct __sk_buff *skb, const struct packet *p)
+{
+	struct quote *q = at(&quotes, 0);
+	union address address;
+	struct packet *quoted;
+	__u16 port;
+	__u8 type;
+	int why;
+
+	if (!p || !q)
+		return UP_MALFORMED;
+	if (p->l4 + ICMP_HEAD > p->length + ETH_LEN || bpf_skb_load_bytes(skb, p->l4, &type, 1))
+		return UP_MALFORMED;
+	if (!is_error(p->tuple.family, type))
+		return UP_PROTOCOL;
+	quoted = &q->packet;
+	quoted->tuple.family = p->tuple.family;
+	q->ip = p->l4 + ICMP_HEAD;
+	why = quoted_read(skb, p);
+	if (why != RECEIVED)
+		return why;
+	address = quoted->tuple.src;
+	port = quoted->tuple.sport;
+	quoted->tuple.src = quoted->tuple.dst;
+	quoted->tuple.sport = quoted->tuple.dport;
+	quoted->tuple.dst = address;
+	quoted->tuple.dport = port;
+	quoted->length = p->length;
+	quoted->ttl = p->ttl;
+	quoted->tos = p->tos;
+	quoted->uncounted = p->uncounted;
 	return RECEIVED;
 }
 
@@ -231,7 +260,9 @@ __noinline int related_schedule(struct __sk_buff *skb, struct outcome *out, __u6
 		q->packet.tcp_flags = TCP_SYN;
 	else if (q->packet.kind == KIND_SCTP)
 		q->packet.sctp_event = 1 + SCTP_E_INIT;
+	birth->quoted = 1;
 	reason = connect(skb, &q->packet, birth, NULL, &q->found, out, now);
+	birth->quoted = 0;
 	out->error = 0;
 	if (reason == UP_NO_SERVICE)
 		reason = UP_RELATED_UNKNOWN;
@@ -289,15 +320,15 @@ static __always_inline int related_directions(struct quote *q)
 		return UP_JUST_ENDED;
 	dest = c->dest;
 	d = at(&dests, dest);
-	if (!d)
+	if (!d && conn_method(c) != METHOD_BYPASS)
 		return UP_JUST_ENDED;
 	q->way.nat = conn_method(c) == METHOD_MASQ;
 	q->tunnel = conn_method(c) == METHOD_TUNNEL;
-	q->way.address = d->address;
+	q->way.address = d ? d->address : q->error.tuple.dst;
 	q->way.port = c->dport;
 	q->dest = dest;
 	if (!q->found.from_server)
-		return d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : RECEIVED;
+		return d && d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : RECEIVED;
 	conn_vaddr(c, &q->way.address);
 	q->way.port = c->vport;
 	return q->way.nat ? RECEIVED : UP_REPLY_UNCHANGED;

@@ -27,6 +27,7 @@
 #include "xmit/sum.h"
 #include "xmit/cut.h"
 #include "forward.h"
+#include "xmit/wrap.h"
 #include "xmit/mtu.h"
 #include "xmit/tunnel.h"
 #include "admit.h"
@@ -68,6 +69,35 @@ __noinline int follow(struct packet *p, const struct found *was, __u64 now)
 	state_move(cfg, c, &found, p, found.from_server ? OUTPUT : INPUT);
 	conn_touch(c, now);
 	return 1;
+}
+
+static __always_inline int past_all(int reason)
+{
+	return reason == FORWARDED_ROUTE ? FORWARDED_BYPASS : reason;
+}
+
+/* A packet of a connection without a real server: a request goes on to where it was going, and a reply is on its way
+ * anyhow. They count for nobody. */
+__noinline int bypass(struct __sk_buff *skb, struct packet *p, const struct found *found, struct outcome *out, __u64 now)
+{
+	const struct config *cfg = at(&config, 0);
+	struct way way = {};
+	struct conn *c;
+
+	if (!p || !found || !out || !cfg)
+		return UP_JUST_ENDED;
+	c = conn_at(found->number);
+	if (!c || conn_method(c) != METHOD_BYPASS || !conn_same(c, found))
+		return UP_JUST_ENDED;
+	if (found->from_server && p->ttl <= 1)
+		return UP_REPLY_TTL;
+	state_move(cfg, c, found, p, found->from_server ? OUTPUT : INPUT);
+	conn_touch(c, now);
+	if (found->from_server)
+		return UP_REPLY_UNCHANGED;
+	c->packets++;
+	way.address = p->tuple.dst;
+	return past_all(forward_request(skb, p, &way, out, now));
 }
 
 /* The real server is the director itself. What is not LVS-NAT's, or would be translated into what it is, goes up as it
@@ -202,13 +232,18 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 
 	if (!p || !out || !birth)
 		return UP_JUST_ENDED;
+	way.address = birth->daddr;
+	way.port = birth->dport;
+	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	if (birth->dest == DEST_NONE) {
+		if (p->fragment)
+			first_goes(&way, DEST_NONE, METHOD_BYPASS, 0);
+		return past_all(forward_request(skb, p, &way, out, now));
+	}
 	d = at(&dests, birth->dest);
 	load = at(&dest_loads, birth->dest);
 	if (!d || !load)
 		return UP_JUST_ENDED;
-	way.address = birth->daddr;
-	way.port = birth->dport;
-	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
 	if (p->fragment)
@@ -330,7 +365,9 @@ static __always_inline int way(struct __sk_buff *skb, struct packet *p, struct o
 		return UP_JUST_ENDED;
 	if (c->status & (STATUS_FLAG(CONN_FTP) | STATUS_FLAG(CONN_NO_CPORT)))
 		return leave_to_helper(out);
-	if (found.from_server)
+	if (c->dest == DEST_NONE)
+		reason = bypass(skb, p, &found, out, now);
+	else if (found.from_server)
 		reason = reply(skb, p, cfg, &found, c, out, now);
 	else
 		reason = request(skb, p, cfg, &found, c, out, now);

@@ -79,86 +79,19 @@ __noinline int tunnel_read(struct __sk_buff *skb, const struct packet *p)
 	return q->packet.tuple.family ? RECEIVED : UP_RELATED_UNKNOWN;
 }
 
-/* The client's packet in the quoted tunnel, into q->packet. */
-__noinline int carried_read(struct __sk_buff *skb, const struct packet *p)
-{
-	struct quote *q = at(&quotes, 0);
-	struct packet *carried;
-	__u32 end, l4, length;
-	__u8 protocol;
-	__u16 word;
-	int why;
-
-	if (!p || !q)
-		return UP_MALFORMED;
-	carried = &q->packet;
-	end = p->length + ETH_LEN;
-	word = carried->tuple.family;
-	__builtin_memset(carried, 0, sizeof(*carried));
-	carried->tuple.family = word;
-	if (word == AF_INET) {
-		struct iphdr ip;
-
-		if (q->ip + IPV4_MIN > end || bpf_skb_load_bytes(skb, q->ip, &ip, IPV4_MIN))
-			return UP_MALFORMED;
-		if (ip.version != 4 || ip.ihl < 5 || (ip.frag_off & bpf_htons(0x1fff)))
-			return UP_RELATED_UNKNOWN;
-		protocol = ip.protocol;
-		l4 = q->ip + ip.ihl * 4;
-		length = bpf_ntohs(ip.tot_len);
-		carried->tos = ip.tos;
-		carried->dont_fragment = !!(ip.frag_off & bpf_htons(0x4000));
-		carried->tuple.src.word[0] = ip.saddr;
-		carried->tuple.dst.word[0] = ip.daddr;
-		if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && !rarer(protocol))
-			return UP_RELATED_UNKNOWN;
-	} else {
-		if (q->ip + IPV6_LEN > end || bpf_skb_load_bytes(skb, q->ip + 6, &protocol, 1) ||
-		    bpf_skb_load_bytes(skb, q->ip + 4, &word, 2) ||
-		    bpf_skb_load_bytes(skb, q->ip + 8, &carried->tuple.src, 16) ||
-		    bpf_skb_load_bytes(skb, q->ip + 24, &carried->tuple.dst, 16))
-			return UP_MALFORMED;
-		length = IPV6_LEN + bpf_ntohs(word);
-		carried->l4 = q->ip + IPV6_LEN;
-		carried->tuple.protocol = protocol;
-		carried->dont_fragment = 1;
-		why = walk_ipv6(skb, carried, end);
-		if (why != RECEIVED)
-			return why == UP_MALFORMED ? why : UP_RELATED_UNKNOWN;
-		l4 = carried->l4;
-		protocol = carried->tuple.protocol;
-	}
-	carried->length = end - q->ip < length ? end - q->ip : length;	/* as much of it as is there */
-	carried->l4 = l4 - q->ip + ETH_LEN;
-	carried->uncounted = 1;
-	carried->tuple.protocol = protocol;
-	if (protocol == IPPROTO_ESP || protocol == IPPROTO_AH) {
-		carried->kind = KIND_SEALED;
-		carried->tuple.protocol = IPPROTO_UDP;
-		carried->tuple.sport = carried->tuple.dport = bpf_htons(500);
-		return RECEIVED;
-	}
-	carried->kind = protocol == IPPROTO_SCTP ? KIND_SCTP : KIND_PLAIN;
-	if (l4 + 4 > end || bpf_skb_load_bytes(skb, l4, &carried->tuple.sport, 2) ||
-	    bpf_skb_load_bytes(skb, l4 + 2, &carried->tuple.dport, 2))
-		return UP_MALFORMED;
-	return RECEIVED;
-}
-
 /* Does this tunnel lead to the real server of the connection whose packet is in it? */
 static __always_inline int tunnel_known(struct quote *q, const struct packet *p, struct wrap *w, __u64 now)
 {
-	const struct sysctls *sys = at(&sysctls, 0);
 	struct conn *c = conn_find(&q->packet.tuple, now, &q->found);
 	struct dest *d;
 
-	if (!c || !sys || q->found.from_server || conn_method(c) != METHOD_TUNNEL)
+	if (!c || q->found.from_server || conn_method(c) != METHOD_TUNNEL)
 		return 0;
 	q->dest = c->dest;
 	d = at(&dests, q->dest);
 	if (!d || d->family != p->tuple.family || !same_address(&d->address, &q->way.address, d->family))
 		return 0;
-	tunnel_describe(w, &q->packet, d, sys);
+	tunnel_describe(w, &q->packet, d);
 	if ((w->tunnel & TUNNEL_TYPE) != (q->tunnel & TUNNEL_TYPE))
 		return 0;
 	return (q->tunnel & TUNNEL_TYPE) != TUNNEL_GUE ||
@@ -188,19 +121,21 @@ static __always_inline __u32 told_mtu(struct __sk_buff *skb, const struct packet
 __noinline int tunnel_error(struct __sk_buff *skb, struct outcome *out, __u64 now)
 {
 	struct quote *q = at(&quotes, 0);
-	struct wrap *w = at(&wraps, 0);
+	struct tunnel_way *way = at(&tunnel_ways, 0);
 	__u32 mtu, strip, over, error;
+	struct wrap *w;
 	struct dest *d;
 	__u8 kind[2];
 	int reason;
 
-	if (!out || !q || !w)
+	if (!out || !q || !way)
 		return UP_RELATED_UNKNOWN;
+	w = &way->wrap;
 	if (bpf_skb_load_bytes(skb, q->error.l4, kind, sizeof(kind)) || !is_error(q->error.tuple.family, kind[0]))
 		return UP_RELATED_UNKNOWN;
 	reason = tunnel_read(skb, &q->error);
 	if (reason == RECEIVED)
-		reason = carried_read(skb, &q->error);
+		reason = quoted_read(skb, &q->error);
 	if (reason != RECEIVED)
 		return UP_RELATED_UNKNOWN;
 	if (!tunnel_known(q, &q->error, w, now))
@@ -227,6 +162,8 @@ __noinline int tunnel_error(struct __sk_buff *skb, struct outcome *out, __u64 no
 	d = at(&dests, q->dest);
 	if (d)
 		count(d, q->dest, A_REPLY, q->packet.length);
+	q->packet.l4 -= strip;	/* it is all that is left of the error */
+	q->packet.uncounted = 1;
 	out->error = error;
 	out->mtu = over;
 	return DROPPED_TUNNEL_ERROR;

@@ -61,6 +61,11 @@ enum method {
 	METHOD_LOCALNODE = 1,
 	METHOD_TUNNEL = 2,
 	METHOD_ROUTE = 3,
+	METHOD_BYPASS = 4,	/* to where its packets were going anyway: nobody of its service took it (cache_bypass) */
+};
+
+enum dest_number {
+	DEST_NONE = 0xffffffff,	/* of a connection without a real server */
 };
 
 /* conn.status: the state, conn_flag << 8, and the low byte of the life's turn. */
@@ -85,7 +90,7 @@ struct conn {
 	__u32 expires;		/* in ticks (clock.h), which wrap: compare differences */
 	__u32 timeout;		/* milliseconds */
 	__u32 packets;		/* from the client; of a free slot: the tick when it became free */
-	__u32 dest;		/* number of the real server's struct dest */
+	__u32 dest;		/* number of the real server's struct dest; DEST_NONE */
 	__u16 cport;
 	__u16 vport;
 	__u16 dport;

@@ -28,7 +28,10 @@ struct path {
 	__u16 mtu;
 	struct hop hop;
 	__u16 family;
-	__u32 asked;		/* how often the kernel was asked for what is or was here */
+	union {
+		__u32 asked;	/* how often the kernel was asked for what is or was here */
+		__u32 sum;	/* of a tunnel's: that of its two addresses */
+	};
 };
 
 _Static_assert(sizeof(struct path) == 64 && __builtin_offsetof(struct path, hop) % 4 == 2, "all at their places");
@@ -275,6 +278,7 @@ static __always_inline int decrement_ttl(struct __sk_buff *skb, __u8 family)
 		if ((void *)(ip6 + 1) > end)
 			return 0;
 		ip6->hop_limit--;
+		bpf_csum_update(skb, (__u16)~bpf_htons(1));	/* if the network card has said the whole packet's sum */
 		return 1;
 	}
 	if ((void *)(ip + 1) > end)
@@ -302,6 +306,7 @@ __noinline int uncount_hop(struct __sk_buff *skb, struct packet *p)
 		if ((void *)(ip6 + 1) > end)
 			return 0;
 		ip6->hop_limit++;
+		bpf_csum_update(skb, bpf_htons(1));
 		return 1;
 	}
 	if ((void *)(ip + 1) > end)
