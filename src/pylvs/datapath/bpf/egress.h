@@ -4,7 +4,8 @@
  *
  *   replies of LVS-NAT real servers that the stack has had in its hands, because the real server is the director itself or
  *     because conntrack is on, get the service's address and port as their source;
- *   requests that the stack has forwarded, addressed to their real server (LVS-DR), get their VIP again;
+ *   requests that the stack has forwarded, addressed to their real server (LVS-DR, LVS-TUN), get their VIP again, and go into
+ *     their tunnel;
  *   what the director itself asks a service for whose address is another machine's is made to come in by lo, where
  *     `ingress` sees it like every request.
  *
@@ -14,6 +15,25 @@
  * Each is counted under a reason beginning with SENT_; all other packets pass by.
  */
 #pragma once
+
+/* The packet at hand. Not the one that came in: pieces and copies leave while the other program still works on that. (With
+ * `pieces` it has done when it sends something.) */
+struct departure {
+	struct packet packet;
+	__u32 tunnel;		/* 1 + number of the real server to which a tunnel takes it from here; 0: none */
+};
+
+MAP(leaving_packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct departure, 1, 0);
+
+/* It goes into the tunnel to that real server, for it has its VIP again. */
+static __always_inline void leave_by_tunnel(struct packet *p, const union address *vip, __u32 dest)
+{
+	struct departure *leaving = at(&leaving_packets, 0);
+
+	p->tuple.dst = *vip;
+	if (leaving)
+		leaving->tunnel = 1 + dest;
+}
 
 /* The stack has routed a reply as its real server's, and the VIP's way may be another (facts 6.5). */
 static __always_inline int reroute(struct __sk_buff *skb, const struct packet *p, const struct way *way, __u64 now)
@@ -72,6 +92,7 @@ __noinline int egress_request(struct __sk_buff *skb, struct packet *p, struct ou
 	struct way way = { .nat = 1, .stays = STAYS_HERE };
 	struct found found = {};
 	struct tuple key = {};
+	__u32 dest, tunnel;
 	struct conn *c;
 
 	if (!p || !out)
@@ -87,11 +108,14 @@ __noinline int egress_request(struct __sk_buff *skb, struct packet *p, struct ou
 		return RECEIVED;
 	conn_vaddr(c, &way.address);
 	way.port = p->tuple.dport;
+	dest = c->dest;
+	tunnel = conn_method(c) == METHOD_TUNNEL;
 	if (!conn_same(c, &found))
 		return RECEIVED;
 	if (p->fragment)
-		first_goes(&way, 0, METHOD_ROUTE, 0);
-	stay(skb, p, &way, out, 0);
+		first_goes(&way, dest, tunnel ? METHOD_TUNNEL : METHOD_ROUTE, 0);
+	if (stay(skb, p, &way, out, 0) == FORWARDED_LOCAL && tunnel)
+		leave_by_tunnel(p, &way.address, dest);
 	return SENT_REQUEST;
 }
 
@@ -113,8 +137,15 @@ __noinline int egress_piece(struct __sk_buff *skb, struct packet *p, struct outc
 		return reason;
 	}
 	p->kind = KIND_PIECE;
-	if (stay(skb, p, &f->datagram.way, out, f->datagram.reply) != FORWARDED_LOCAL || !f->datagram.reply)
+	p->tuple.sport = f->datagram.sport;
+	p->tuple.dport = f->datagram.dport;
+	if (stay(skb, p, &f->datagram.way, out, f->datagram.reply) != FORWARDED_LOCAL)
 		return reason;
+	if (!f->datagram.reply) {
+		if (f->datagram.method == METHOD_TUNNEL)
+			leave_by_tunnel(p, &f->datagram.way.address, f->datagram.dest - 1);
+		return reason;
+	}
 	count_bytes(p, f->size);
 	out->verdict = reroute(skb, p, &f->datagram.way, now);
 	return reason;
@@ -152,6 +183,8 @@ __noinline int egress_first(const struct packet *p, __u32 reason)
 		count_bytes(p, -FRAGMENT_HEADER);
 	f->datagram.deadline = now_ns(cfg) + (p->tuple.family == AF_INET ? IPV4_NS : IPV6_NS);
 	f->datagram.reason = reason;
+	f->datagram.sport = p->tuple.sport;
+	f->datagram.dport = p->tuple.dport;
 	f->datagram.seen = f->size;
 	f->datagram.total = 0;
 	f->datagram.whole = 0;
@@ -197,25 +230,41 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	return SENT_TO_LO;
 }
 
-/* Not that of the packet that came in: pieces and copies leave while the other program still works on it. (With `pieces`
- * that program has done when it sends something.) */
-MAP(leaving_packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct packet, 1, 0);
+/* A request goes into its tunnel. What the stack has counted down is counted there. */
+__noinline int egress_wrap(struct __sk_buff *skb, struct departure *leaving, struct outcome *out)
+{
+	const struct config *cfg = at(&config, 0);
+
+	if (!leaving || !out || !cfg)
+		return DROPPED_REWRITE_FAILED;
+	uncount_hop(skb, &leaving->packet);
+	return tunnel_request(skb, &leaving->packet, leaving->tunnel - 1, out, now_ns(cfg));
+}
 
 SEC("tc")
 int egress(struct __sk_buff *skb)
 {
 	struct outcome out = { .verdict = TC_ACT_UNSPEC };
-	struct packet *p = at(&leaving_packets, 0);
+	struct departure *leaving = at(&leaving_packets, 0);
 	int reason = UP_JUST_ENDED;
+	struct packet *p;
 
-	if (!p)
+	if (!leaving)
 		return TC_ACT_UNSPEC;
-	__builtin_memset(p, 0, sizeof(*p));
+	__builtin_memset(leaving, 0, sizeof(*leaving));
+	p = &leaving->packet;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = egress_way(skb, p, &out);
 	if (p->fragment == PIECE_KNOWN)
 		egress_first(p, reason);
+	if (leaving->tunnel)
+		egress_wrap(skb, leaving, &out);
+	if (out.mtu && !out.error) {	/* it was not too long for the stack, but is for its tunnel */
+		out.verdict = cut_up(skb, p, out.mtu);
+		if (out.verdict < 0)
+			out.verdict = TC_ACT_SHOT;
+	}
 	if (reason == SENT_REPLY || reason == SENT_REQUEST || reason == SENT_TO_LO)
 		note(reason);
 	return out.verdict;

@@ -50,7 +50,10 @@ __noinline int follow_up(struct __sk_buff *skb, struct packet *p, struct outcome
 	f->datagram.way.stays = f->datagram.reply ? COMES_HOME : STAYS_HERE;
 	if (f->datagram.reason == FORWARDED_BY_STACK) {
 		f->datagram.way.stays = STAYS_ROUTED;
-		reason = forward_request(skb, p, &f->datagram.way, out, now);
+		if (f->datagram.method == METHOD_TUNNEL)
+			reason = tunnel_stays(skb, p, f->datagram.dest - 1, out, now);
+		else
+			reason = forward_request(skb, p, &f->datagram.way, out, now);
 		if (reason != FORWARDED_BY_STACK)
 			return reason;
 		f->datagram.way.nat = 1;
