@@ -57,7 +57,7 @@ def empty(network: Harness) -> Iterator[None]:
         if running:
             running.close()
         if room < loading.LEAST_SERVICES:
-            loading.unload()
+            network.unload()  # so that it does not take the next one for its own
             loading.load(conn_bits=12)
         with Director() as director:
             director.set_timeouts(DEFAULTS)

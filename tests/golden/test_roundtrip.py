@@ -6,7 +6,6 @@ When they were recorded, the original also restored what pylvs saves of each, an
 
 import io
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from support.hosts import TestResolver
 
 __all__ = ["empty"]
 TABLES = json.loads((Path(__file__).parent / "cli" / "roundtrip" / "tables.json").read_text(encoding="ascii"))
-NOT_YET = re.compile(r" -i |-r (127\.0\.0\.1|\[::1\])\S* -m")  # tunnels, and LVS-NAT to the director itself
 
 
 def play(director: Callable[[], Any], line: list[str], stdin: str = "") -> tuple[str, str]:
@@ -46,7 +44,5 @@ def test_a_table_like_the_originals(table: dict[str, Any]) -> None:
 
 
 def test_tables_in_the_director(empty: None) -> None:
-    played = [table for table in TABLES if not NOT_YET.search(table["rules"])][::3]
-    assert len(played) > 30
-    for table in played:
+    for table in TABLES[::3]:
         check(table, real_director())
