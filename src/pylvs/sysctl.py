@@ -108,7 +108,7 @@ ALL = (
     ),
     _switch(
         "conntrack", 0, "let the kernel's connection tracking see balanced connections",
-        "new connections by LVS-NAT and LVS-DR are then forwarded by the kernel, addressed to their real server: its "
+        "new connections are then forwarded by the kernel, addressed to their real server: its "
         "FORWARD chain and routing count for them, and ip_forward must be on (pylvs status says if it is not)",
     ),
     Sysctl(

@@ -13,6 +13,7 @@ import pytest
 from pylvs.lab import Lab, wait_for
 
 from .service import Service
+from .test_udp import PORT, RPORT, SIZES, ask, echo
 
 COULD_NOT_CONNECT = 28
 STATEFUL = """
@@ -21,6 +22,7 @@ table inet filter {
         type filter hook forward priority filter; policy drop
         ct state established,related counter accept
         ct state new tcp dport 80 accept
+        ct state new udp dport { 5300, 5301 } accept
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
     }
 }
@@ -77,6 +79,16 @@ def test_direct_routing_with_rules_that_need_no_replies(dr: Lab, ipv6: bool) -> 
     finally:
         dr.pylvs("sysctl -q conntrack=0")
         dr.run("director", "nft delete table inet filter")
+
+
+def test_datagrams_that_conntrack_puts_together(filtered: Lab, ipv6: bool) -> None:
+    """And that are cut again where they leave."""
+    service = Service(filtered, "-m", ipv6=ipv6, port=PORT, rport=RPORT, kind="-u").add("rs1")
+    with echo(filtered, service, "rs1"):
+        assert ask(filtered, service, *map(str, SIZES)) == [[str(size), "True", service.vip] for size in SIZES]
+    traffic = service.traffic()["rs1"]
+    assert traffic.inpkts == traffic.outpkts == len(SIZES)
+    assert traffic.inbytes == traffic.outbytes == sum(SIZES) + (48 if ipv6 else 28) * len(SIZES)
 
 
 def test_hops_are_counted_once(nat: Lab, tmp_path: Path) -> None:

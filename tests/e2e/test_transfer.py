@@ -11,6 +11,7 @@ from pylvs.datapath import instance
 from pylvs.lab import Lab, wait_for
 from pylvs.lab.servers import BIG_SIZE
 
+from .conftest import CONNTRACK
 from .service import Service
 
 STARTED = 256 << 10
@@ -31,6 +32,7 @@ def settled(value: Callable[[], int]) -> Callable[[], bool]:
     return check
 
 
+@pytest.mark.parametrize("any_lab", ["nat", "nat-router", "dr", *CONNTRACK], indirect=True)
 def test_every_byte_arrives(any_lab: Lab, method: str, ipv6: bool, tmp_path: Path) -> None:
     """At full speed, so that the frames are of the large kind that segmentation offload makes."""
     service = Service(any_lab, method, ipv6=ipv6).add()

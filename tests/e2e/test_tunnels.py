@@ -99,6 +99,34 @@ def _segmenting(lab: Lab) -> Iterator[None]:
     lab.run("director", "ip link set eth0 gso_max_size 65536")
 
 
+def test_by_the_stack(tun: Lab) -> None:
+    """With net.ipv4.vs.conntrack=1, the director's firewall sees requests to the real server, before their tunnel."""
+    rs1, restore, services = tun.host("rs1"), [], []
+    for port, ((vip, server), kind) in enumerate(
+        itertools.product(((tun.vip, rs1.ipv4), (tun.vip6, rs1.ipv6)), ("ipip", "gre-csum", "gue-csum")), PORT
+    ):
+        service, target = (f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in (vip, server))
+        services.append((vip, port))
+        restore += [f"-A -t {service} -s rr", f"-a -t {service} -r {target} -i {KINDS[kind]}"]
+    rules = f"""
+        add table inet filter
+        add chain inet filter forward {{ type filter hook forward priority filter; policy drop; }}
+        add rule inet filter forward ip daddr {rs1.ipv4} tcp dport {PORT}-{PORT + 99} counter accept
+        add rule inet filter forward ip6 daddr {rs1.ipv6} tcp dport {PORT}-{PORT + 99} counter accept
+        add rule inet filter forward icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    """
+    tun.run("director", ["nft", "-f", "-"], input=rules)
+    tun.pylvs("sysctl -q conntrack=1")
+    try:
+        tun.ipvsadm("-R", input="\n".join(restore) + "\n")
+        for vip, port in services:
+            _upload(tun, vip, port)
+        assert "counter packets 0 " not in tun.run("director", "nft list ruleset").stdout
+    finally:
+        tun.pylvs("sysctl -q conntrack=0")
+        tun.run("director", "nft delete table inet filter")
+
+
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "cut"])
 def test_every_byte_arrives(tun: Lab, merged: bool) -> None:
     """Of each type and mixture of families, at full speed: the client's machine leaves packets merged and checksums to

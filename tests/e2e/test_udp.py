@@ -13,6 +13,7 @@ from pylvs.lab import Lab
 from support.fragments import cut
 from support.packets import UDP, ip, udp
 
+from .conftest import CONNTRACK
 from .service import Service
 
 PORT, RPORT, SPORT = 5300, 5301, 40000
@@ -101,6 +102,7 @@ def service(any_lab: Lab, method: str, ipv6: bool) -> Service:
     return Service(any_lab, method, ipv6=ipv6, port=PORT, rport=rport, kind="-u").add("rs1")
 
 
+@pytest.mark.parametrize("any_lab", ["nat", "nat-router", "dr", *CONNTRACK], indirect=True)
 def test_large_datagrams_and_their_answers(any_lab: Lab, service: Service) -> None:
     with echo(any_lab, service, "rs1"):
         answers = ask(any_lab, service, *map(str, SIZES))

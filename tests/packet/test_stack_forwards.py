@@ -13,9 +13,11 @@ import pytest
 from pylvs.cli import status
 from pylvs.datapath import _layout, resize
 from support.books import audit
+from support.fragments import cut, join
 from support.harness import CLIENT, MACS, SERVER, UP, Harness, Result, Sent, by_lo, ip
-from support.packets import ICMP, TCP, UDP, wrong_sums
-from support.talk import IPV4, Family, Talk
+from support.packets import ICMP, TCP, UDP, dissect, resum_ipv4, wrong_sums
+from support.talk import IPV4, IPV6, Family, Talk, at
+from support.tunnels import unwrap, wrong_tunnel_sums
 
 REDIRECT = 7
 
@@ -77,11 +79,82 @@ def test_direct_routing_of_two_services_to_one_place(lvs: Harness) -> None:
     assert audit(lvs.instance) == (2, 2, 0)
 
 
-def test_tunnels_pass_the_stack_by(lvs: Harness, family: Family) -> None:
+KINDS = {"ipip": "", "gre": "--tun-type gre --tun-csum", "gue": "--tun-type gue --tun-port 6080"}
+
+
+def _tunnel(lvs: Harness, family: Family, kind: str = "ipip", protocol: int = TCP, outer: Family | None = None) -> Talk:
     lvs.director.set_sysctl("conntrack", 1)
-    talk = Talk(lvs, family, rport=80).serve(1, "-i")
+    talk = Talk(lvs, family, protocol, rport=80)
+    lvs.ipvsadm(f"-A {talk.key} -s rr", f"-a {talk.key} -r {at((outer or family).server, 80)} -i {KINDS[kind]}")
+    return talk
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tunnels_by_the_stack(lvs: Harness, family: Family, protocol: int, kind: str) -> None:
+    """The request is addressed to the real server as with LVS-DR, and leaves in its tunnel."""
+    talk = _tunnel(lvs, family, kind, protocol)
+    asked = talk.asks("S", ttl=9)
+    assert (asked.reason, asked.packet.destination, asked.packet.ttl) == ("forwarded_by_stack", (family.server, 80), 9)
+    forwarded = talk.question("S", ttl=8)
+    between = dissect(asked.packet.raw)
+    for _ in range(2):  # the way is asked for, and remembered
+        sent = lvs.leave_by(SERVER, _hop(between.raw), came_in=CLIENT)
+        assert (sent.reason, sent.verdict) == ("sent_request", REDIRECT)
+        assert not wrong_tunnel_sums(sent.frame[14:])
+        tunnelled = unwrap(sent.frame[14:])
+        assert (tunnelled.kind, tunnelled.inner) == (kind, forwarded)
+        assert (tunnelled.outer.src, tunnelled.outer.dst, tunnelled.outer.ttl) == (family.far, family.server, 8)
+    assert lvs.leave_by(SERVER, sent.frame[14:], came_in=CLIENT).reason == "", "it leaves once more, as it is"
+    assert audit(lvs.instance) == (1, 1, 0)
+    assert lvs.director.totals()[:3] == (1, 1, 0)
+
+
+def _hop(packet: bytes) -> bytes:
+    """The packet after a router."""
+    raw = bytearray(packet)
+    if raw[0] >> 4 == 6:
+        raw[7] -= 1
+        return bytes(raw)
+    raw[8] -= 1
+    return resum_ipv4(bytes(raw))
+
+
+def test_what_does_not_fit_into_the_tunnel(lvs: Harness, family: Family) -> None:
+    """The client hears of it before the stack; what may be cut is cut when it leaves."""
+    talk = _tunnel(lvs, family)
+    talk.asks("S")
+    most = 1500 - family.head - family.head - 20
+    fits, over = talk.asks("A", bytes(most), df=True), talk.asks("A", bytes(most + 1), df=True)
+    assert (fits.reason, over.reason) == ("forwarded_by_stack", "dropped_too_big")
+    assert over.answers == ("answered_icmp",)
+    assert lvs.leave_by(SERVER, fits.packet.raw, came_in=CLIENT).verdict == REDIRECT
+    if family is IPV4:
+        long = talk.asks("A", bytes(most + 8))
+        assert long.reason == "forwarded_by_stack"
+        with lvs.beyond() as seen:
+            last = lvs.leave_by(SERVER, long.packet.raw, came_in=CLIENT)
+            first = [frame for frame in seen(1) if frame[14 + 9] == 4]
+        whole = join([first[0][14:], last.frame[14:]])
+        assert whole is not None and unwrap(whole).inner[20:] == talk.question("A", bytes(most + 8))[20:]
+    assert talk.asks("A", ttl=1).reason == "dropped_ttl_exceeded"
+
+
+def test_tunnels_of_the_other_family_pass_the_stack_by(lvs: Harness, family: Family) -> None:
+    """A packet cannot be addressed to a real server of another family."""
+    talk = _tunnel(lvs, family, outer=IPV6 if family is IPV4 else IPV4)
     assert talk.asks("S").reason == "forwarded_tunnel"
     assert audit(lvs.instance) == (1, 0, 0)
+
+
+def test_fragments_in_tunnels_by_the_stack(lvs: Harness, family: Family) -> None:
+    talk = _tunnel(lvs, family, "gue", UDP)
+    whole = talk.question(payload=bytes(range(200)) * 6)
+    came = [lvs.from_client(part) for part in cut(whole, 600)]
+    assert [one.reason for one in came] == ["forwarded_by_stack"] * 3
+    left = [lvs.leave_by(SERVER, one.packet.raw, came_in=CLIENT) for one in came]
+    assert [(one.reason, one.verdict) for one in left] == [("sent_request", REDIRECT)] * 3
+    joined = join(unwrap(one.frame[14:]).inner for one in left)
+    assert joined is not None and dissect(joined).segment == dissect(whole).segment
 
 
 def test_connections_keep_their_way(lvs: Harness, family: Family) -> None:

@@ -167,7 +167,8 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 	birth->made = 0;
 	if (reason == RECEIVED && !birth->once) {
 		birth->flags |= birth->manner;
-		if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL || birth->dest == DEST_NONE)
+		d = at(&dests, birth->dest);
+		if (!d || d->family != key->family)	/* a packet cannot have an address of the other family */
 			birth->flags &= ~CONN_STACK;
 		birth->kind = SLOT_CONN;
 		birth->state = 0;

@@ -37,6 +37,35 @@ static __always_inline int come_again(struct __sk_buff *skb)
 	return 1;
 }
 
+/* What is the stack's, translated, like the first one. */
+__noinline int follow_up(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
+{
+	struct piece *f = at(&pieces, 0);
+	const union address *old;
+	int reason;
+	__s64 diff;
+
+	if (!p || !out || !f)
+		return UP_FRAGMENT;
+	f->datagram.way.stays = f->datagram.reply ? COMES_HOME : STAYS_HERE;
+	if (f->datagram.reason == FORWARDED_BY_STACK) {
+		f->datagram.way.stays = STAYS_ROUTED;
+		if (f->datagram.method == METHOD_TUNNEL)
+			reason = tunnel_stays(skb, p, f->datagram.dest - 1, out, now);
+		else
+			reason = forward_request(skb, p, &f->datagram.way, out, now);
+		if (reason != FORWARDED_BY_STACK)
+			return reason;
+		f->datagram.way.nat = 1;
+	}
+	if (p->tuple.family == AF_INET6) {	/* nothing in this fragment makes up for what changes in its addresses */
+		old = f->datagram.reply ? &p->tuple.src : &p->tuple.dst;
+		diff = bpf_csum_diff((__be32 *)old, 16, (__be32 *)&f->datagram.way.address, 16, 0);
+		bpf_csum_update(skb, diff);
+	}
+	return stay(skb, p, &f->datagram.way, out, f->datagram.reply);
+}
+
 /* What the first one did, its others do. */
 __noinline int follow_first(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
 {
@@ -51,7 +80,9 @@ __noinline int follow_first(struct __sk_buff *skb, struct packet *p, struct outc
 		p->kind = KIND_PIECE;
 		p->tuple.sport = f->datagram.sport;
 		p->tuple.dport = f->datagram.dport;
-		if (f->datagram.method == METHOD_TUNNEL && !f->datagram.reply)
+		if (reason == FORWARDED_BY_STACK || reason == FORWARDED_LOCAL)
+			reason = follow_up(skb, p, out, now);
+		else if (f->datagram.method == METHOD_TUNNEL && !f->datagram.reply)
 			reason = tunnel_request(skb, p, f->datagram.dest - 1, out, now);
 		else
 			reason = f->datagram.reply ? forward_reply(skb, p, &f->datagram.way, out, now) :

@@ -287,7 +287,8 @@ __noinline int first_directions(void)
 /* Does the datagram count as its real server's traffic, if this became of a fragment (facts 8.1)? */
 static __always_inline int counts(const struct datagram *d, __u32 reason)
 {
-	return d->dest && (!d->reply || reason == FORWARDED_NAT_REPLY || reason == UP_REPLY_UNCHANGED);
+	return d->dest && (!d->reply || reason == FORWARDED_NAT_REPLY || reason == FORWARDED_LOCAL ||
+					reason == UP_REPLY_UNCHANGED);
 }
 
 /* More, or less, bytes of a datagram that was counted as a packet when its first fragment came. `pieces` says whose. */

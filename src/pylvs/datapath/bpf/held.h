@@ -24,7 +24,7 @@ struct piece_key {
 	__u32 id;
 	__u8 protocol;
 	__u8 family;
-	__u16 unused;
+	__u16 leaving;	/* it is on its way out (egress.h): translated, or not, it may have the same addresses as when it came */
 };
 
 struct held {

@@ -139,11 +139,14 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return to_local_server(skb, p, &way, out);
-	if (conn_method(c) == METHOD_TUNNEL)
-		return tunnel_request(skb, p, dest, out, now);
 	if ((c->status & STATUS_FLAG(CONN_STACK)) && skb->ingress_ifindex != LO_IFINDEX)
 		way.stays = STAYS_ROUTED;
-	reason = forward_request(skb, p, &way, out, now);
+	if (conn_method(c) != METHOD_TUNNEL)
+		reason = forward_request(skb, p, &way, out, now);
+	else if (way.stays)
+		reason = tunnel_stays(skb, p, dest, out, now);
+	else
+		return tunnel_request(skb, p, dest, out, now);
 	if (reason != FORWARDED_BY_STACK)
 		return reason;
 	if (!way.nat)	/* its VIP is put back on its way out (egress.h) */

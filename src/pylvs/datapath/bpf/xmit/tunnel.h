@@ -265,6 +265,47 @@ __noinline int tunnel_slowly(struct __sk_buff *skb, struct packet *p, __u32 dest
 	return FORWARDED_TUNNEL;
 }
 
+/* A request that the stack is to route to the other end before it goes into the tunnel, as it leaves (egress.h): does it
+ * fit there, and does it get there? */
+__noinline int tunnel_stays(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out, __u64 now)
+{
+	struct tunnel_way *way = at(&tunnel_ways, 0);
+	struct dest *d = at(&dests, dest);
+	struct path *path;
+	struct wrap *w;
+	__u32 mtu;
+
+	if (!p || !out || !d || !way)
+		return DROPPED_REWRITE_FAILED;
+	w = &way->wrap;
+	out->verdict = TC_ACT_SHOT;
+	if (!p->uncounted)
+		uncount_hop(skb, p);
+	path = tunnel_path_known(d, now);
+	if (!path && !tunnel_route(skb, dest, now)) {
+		out->error = 1 + ERROR_HOST;
+		return DROPPED_NO_ROUTE;
+	}
+	if (p->ttl <= 1) {
+		out->error = 1 + ERROR_TTL;
+		return DROPPED_TTL_EXCEEDED;
+	}
+	mtu = path ? path->mtu : way->mtu;
+	tunnel_describe(w, p, d);
+	if (tunnel_narrow(w, mtu))
+		return DROPPED_TUNNEL_TOO_NARROW;
+	mtu -= w->head + w->extra;
+	if (wire_length(skb, p) > mtu && (w->dont_fragment || p->tuple.family == AF_INET6)) {
+		if (!decrement_ttl(skb, p->tuple.family))
+			return DROPPED_REWRITE_FAILED;
+		out->mtu = mtu;
+		out->error = 1 + ERROR_TOO_BIG;
+		return DROPPED_TOO_BIG;
+	}
+	out->verdict = TC_ACT_UNSPEC;
+	return FORWARDED_BY_STACK;
+}
+
 /* A request to a real server at the other end of a tunnel. */
 static __always_inline int tunnel_request(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out,
 					  __u64 now)
