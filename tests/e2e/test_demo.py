@@ -34,7 +34,12 @@ def test_it_shows_both_methods_and_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(number: signal.Signals) -> None:
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as demo:
+    def listen() -> None:  # whoever runs the tests in the background of a shell has made them deaf to SIGINT
+        signal.signal(number, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=listen
+    ) as demo:
         assert demo.stdout is not None
         while "client$ curl" not in demo.stdout.readline():
             assert demo.poll() is None
