@@ -85,7 +85,7 @@ def test_weight_0_keeps_old_connections_and_takes_no_new_ones(
 def test_programs_are_replaced_in_the_middle_of_a_transfer(any_lab: Lab, method: str, tmp_path: Path) -> None:
     """New programs take over the maps and the links; no packet meets an interface without one."""
     service = Service(any_lab, method).add("rs1")
-    downloads = [service.download(tmp_path / "fast"), service.download(tmp_path / "slow", rate="2m")]
+    downloads = [service.download(tmp_path / "fast"), service.download(tmp_path / "slow", rate="500k")]
     downloads[1].wait_until(STARTED)
     with any_lab.enter("director"):
         running = instance.find()

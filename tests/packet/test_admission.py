@@ -104,22 +104,6 @@ def test_ping(lvs: Harness, family: Family) -> None:
     assert lvs.from_client(ip(family.client, family.vip, number, echo)).reason == "up_protocol"
 
 
-@pytest.mark.parametrize("offset, more", [(0, True), (8, True), (8, False), (65528, False)])
-def test_ipv4_fragments(lvs: Harness, protocol: int, offset: int, more: bool) -> None:
-    """The stack puts them together; until this version can, the whole packet is the stack's."""
-    talk = Talk(lvs, IPV4, protocol).serve().opens()
-    assert talk.asks("A", b"part" * 4, fragment=offset, more=more).reason == "up_fragment"
-    assert talk.answers("A", b"part" * 4, fragment=offset, more=more).reason == "up_fragment"
-
-
-@pytest.mark.parametrize("body", ["00000000abcd", "0001000000ab", "000100000000", "fff900000001"])
-def test_ipv6_fragments(lvs: Harness, protocol: int, body: str) -> None:
-    talk = Talk(lvs, IPV6, protocol).serve().opens()
-    fragment = (FRAGMENT, bytes.fromhex(body))
-    for chain in ([fragment], [(DESTINATION, b"\1\4" + bytes(4)), fragment]):
-        assert talk.asks("A", extensions=chain).reason == "up_fragment"
-
-
 def test_ipv6_without_a_next_header(lvs: Harness) -> None:
     Talk(lvs, IPV6).serve()
     assert lvs.from_client(ip(IPV6.client, IPV6.vip, NO_NEXT, tcp(1025, 80))).reason == "up_protocol"
