@@ -12,7 +12,7 @@ import pytest
 
 from support.books import books
 from support.harness import Harness, Result
-from support.packets import AH, ESP, FRAGMENT, SCTP, UDP, ip, sctp, tcp, udp, wrong_sums
+from support.packets import AH, ESP, SCTP, UDP, ip, sctp, tcp, udp, wrong_sums
 from support.talk import IPV4, IPV6, Family, Talk
 
 SEALED = struct.pack("!II", 0x1234, 1) + bytes(range(40))
@@ -150,13 +150,3 @@ def test_a_deleted_real_server(lvs: Harness, family: Family) -> None:
     lvs.set(expire_nodest_conn=1)
     assert esp(lvs, family).reason == "up_no_connection"
     assert talk.entry is None
-
-
-def test_fragments_go_up(lvs: Harness, family: Family) -> None:
-    ike(lvs, family).asks()
-    if family is IPV4:
-        assert esp(lvs, family, more=True).reason == "up_fragment"
-    else:
-        header = (FRAGMENT, struct.pack("!HI", 1, 7))
-        sent = ip(family.client, family.vip, ESP, SEALED, extensions=[header])
-        assert lvs.from_client(sent).reason == "up_fragment"

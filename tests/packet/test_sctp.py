@@ -16,7 +16,6 @@ from pylvs.protocols.sctp import HALF_OPEN, shift_bytes
 from support.books import books
 from support.harness import CLIENT, SERVER, Harness, _setns, frame
 from support.packets import (
-    FRAGMENT,
     ICMP,
     ICMP6,
     SCTP,
@@ -157,16 +156,6 @@ def test_any_chunks(lvs: Harness, chunks: bytes, seed: int) -> None:
     result = lvs.from_client(sent)
     assert result.packet.payload == chunks and not wrong_sums(result.packet.raw)
     assert talk.entry.shown.state == model.next_state("INPUT", "INIT1", model.event_of(chunks))
-
-
-@pytest.mark.parametrize(("offset", "more"), [(0, True), (8, True), (8, False)])
-def test_fragments_go_up(lvs: Harness, family: Family, offset: int, more: bool) -> None:
-    talk = opened(talk_of(lvs, family))
-    if family is IPV4:
-        assert talk.asks("DATA", fragment=offset, more=more).reason == "up_fragment"
-    else:
-        header = (FRAGMENT, struct.pack("!HI", offset | more, 7))
-        assert talk.asks("DATA", extensions=[header]).reason == "up_fragment"
 
 
 @pytest.mark.parametrize("why", ["nobody", "ttl", "nowhere"])
