@@ -251,6 +251,7 @@ def test_the_header_of_the_page(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("loading the packet path needs root")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("obj", "__pycache__"))
+    shutil.copytree(ROOT / "share", tmp_path / "share", ignore=shutil.ignore_patterns("made", "__pycache__"))
     shutil.copy(ROOT / "hatch_build.py", tmp_path)
     for name, text in EXAMPLES.items():
         if name.startswith("src/"):

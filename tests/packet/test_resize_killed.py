@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.cli import conns
+from pylvs.cli import attach, conns
 from pylvs.cli import instance as command
 from pylvs.datapath import _layout, programs, resize, syscall
 from pylvs.datapath import instance as datapath
@@ -32,7 +32,7 @@ STEPS = ((SharedArray, "put"), (syscall, "pin"), (syscall, "link_update"), (sysc
 REPAIRS: dict[str, Callable[[Harness], object]] = {
     "change": lambda lvs: lvs.director.set_timeouts(Timeouts(0, 0, 0)),
     "load": lambda _: _quietly(lambda: command.main(["load"])),
-    "attach": lambda _: _quietly(lambda: command.main(["attach", CLIENT])),
+    "attach": lambda _: _quietly(lambda: attach.main([CLIENT])),
     "conns": lambda _: _quietly(lambda: conns.main(["--count"])),
     "listing": lambda lvs: lvs.ipvsadm("-Lnc"),
     "resize": lambda _: _quietly(lambda: command.main(["load", "--conn-tab-bits", "12"])),

@@ -19,7 +19,7 @@ _UNLOAD = """\
 Remove the packet path from this network namespace, with all services, connections
 and counters. Packets then take the stack's own way.
 """
-_UNLOAD_EXAMPLES = (("ipvsadm-save -n > /root/rules; pylvs unload", "keep the rules, forget the rest"),)
+_UNLOAD_EXAMPLES = (("ipvsadm-save -n > /etc/ipvsadm.rules; pylvs unload", "keep the rules, forget the rest"),)
 _DETACH = """\
 Take the packet path off an interface: its packets take the stack's own way.
 """
