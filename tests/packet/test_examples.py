@@ -26,7 +26,6 @@ HERE = {"eth0": "d0", "eth1": "d1"}
 FILES = {
     "/etc/ipvsadm.rules": "-A -t 10.0.0.1:80 -s rr\n",
     "/etc/sysctl.d/60-lvs.conf": "net.ipv4.vs.drop_entry = 1\n",
-    "/etc/ipvsadm.rules": "",
 }
 DOCS = Path(__file__).parents[2] / "docs"
 # what has to be there before
