@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pylvs.datapath import decap, syscall
 from pylvs.realserver import GUE_PORT, TUNNELS, Decapsulation, decapsulation
 from support import packets
-from support.harness import _setns, _sysctl, _unshare_net, ip
+from support.netns import ip, set_proc, setns, unshare_net
 from support.packets import UDP, address, checksum, ones_sum, pseudo
 
 IPIP, IPV6, GRE = 4, 41, 47
@@ -135,15 +135,15 @@ class RealServer:
 
     def __init__(self) -> None:
         self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._network = _unshare_net()
+        self._network = unshare_net()
         self._program = -1
         own, other = MAC.hex(":"), OTHER_MAC.hex(":")
         # forwarding: so that it is not the stack's own refusal which keeps the host from being a relay
-        _sysctl("ipv4/ip_forward", "1")
-        _sysctl("ipv6/conf/all/forwarding", "1")
-        _sysctl("ipv6/conf/default/accept_dad", "0")
+        set_proc("ipv4/ip_forward", "1")
+        set_proc("ipv6/conf/all/forwarding", "1")
+        set_proc("ipv6/conf/default/accept_dad", "0")
         ip(f"link add e0 index {INDEX} address {own} type veth peer name p0 address {other}\n")
-        _sysctl("ipv6/conf/p0/disable_ipv6", "1")  # or it would say things of its own, which would be counted
+        set_proc("ipv6/conf/p0/disable_ipv6", "1")  # or it would say things of its own, which would be counted
         ip(f"""
             link set lo up
             link set e0 up
@@ -159,10 +159,10 @@ class RealServer:
         self.leave()
 
     def enter(self) -> None:
-        _setns(self._network)
+        setns(self._network)
 
     def leave(self) -> None:
-        _setns(self._outside)
+        setns(self._outside)
 
     def set(
         self,
