@@ -8,6 +8,7 @@
  *     their tunnel;
  *   what the director itself asks a service for whose address is another machine's is made to come in by lo, where
  *     `ingress` sees it like every request.
+ * ICMP errors about any of these follow them (complaint.h).
  *
  * Of a datagram that the stack sends in fragments, the others follow the first one, as on ingress (fragment.h); they leave
  * in their order.
@@ -207,6 +208,8 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	reason = parse(skb, p);
 	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return RECEIVED;
+	if (reason == UP_PROTOCOL && !p->fragment && is_icmp(p))
+		return UP_PROTOCOL;
 	now = now_ns(cfg);
 	if (reason == UP_FRAGMENT)
 		return egress_piece(skb, p, out, now);
@@ -224,6 +227,8 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 		reason = egress_request(skb, p, out, now);
 	if (!own || reason != RECEIVED)
 		return reason;
+	if (!c && (cfg->egress & EGRESS_STACK) && p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & TCP_RST))
+		return UP_PROTOCOL;
 	if (!(cfg->egress & EGRESS_OWN) || (!c && !(may_open(p) && service_find(p, packet_mark(skb, p, cfg)))))
 		return RECEIVED;
 	out->verdict = to_lo(skb);
@@ -256,6 +261,8 @@ int egress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = egress_way(skb, p, &out);
+	if (reason == UP_PROTOCOL)
+		bpf_tail_call(skb, &steps, STEP_COMPLAINT);
 	if (p->fragment == PIECE_KNOWN)
 		egress_first(p, reason);
 	if (leaving->tunnel)

@@ -406,16 +406,16 @@ static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct 
 #include "ftp/ftp.h"
 #include "orphan.h"
 #include "egress.h"
+#include "complaint.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
 {
 	const struct config *cfg = at(&config, 0);
-	__u8 protocol = p->tuple.protocol;
 
 	if (p->fragment >= PIECE_LATER && (reason == UP_FRAGMENT || p->fragment == PIECE_CALLS))
 		return STEP_FRAGMENT;
-	if (reason == UP_PROTOCOL && !p->fragment && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (reason == UP_PROTOCOL && !p->fragment && is_icmp(p))
 		return STEP_RELATED;
 	if (reason == DROPPED_BY_HELPER)
 		return STEP_FTP;

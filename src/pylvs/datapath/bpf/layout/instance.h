@@ -91,6 +91,7 @@ enum step {
 	STEP_FRAGMENT,
 	STEP_FTP,
 	STEP_ORPHAN,
+	STEP_COMPLAINT,
 	STEPS,
 };
 
