@@ -120,6 +120,39 @@ __noinline int egress_request(struct __sk_buff *skb, struct packet *p, struct ou
 	return SENT_REQUEST;
 }
 
+/* A packet of one-packet scheduling that the stack is forwarding. */
+__noinline int egress_passing(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
+{
+	struct way way = { .nat = 1, .stays = STAYS_HERE };
+	struct passing *known;
+	__u32 dest, method, reply;
+	struct dest *d;
+
+	if (!p || !out)
+		return RECEIVED;
+	known = passing_find(p, now);
+	if (!known)
+		return RECEIVED;
+	way.address = known->address;
+	way.port = known->port;
+	dest = known->dest;
+	method = known->method;
+	reply = known->reply;
+	if (p->fragment)
+		first_goes(&way, dest, method, reply);
+	if (stay(skb, p, &way, out, reply) != FORWARDED_LOCAL)
+		return reply ? SENT_REPLY : SENT_REQUEST;
+	if (!reply && method == METHOD_TUNNEL)
+		leave_by_tunnel(p, &way.address, dest);
+	if (!reply)
+		return SENT_REQUEST;
+	d = at(&dests, dest);
+	if (d)
+		count(d, dest, A_REPLY, p->length);
+	out->verdict = reroute(skb, p, &way, now);
+	return SENT_REPLY;
+}
+
 /* A fragment leaves that is not its datagram's first one. RECEIVED: nothing was done with that. */
 __noinline int egress_piece(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
 {
@@ -223,8 +256,11 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	if (c && found.from_server)
 		return own || (c->status & STATUS_FLAG(CONN_STACK)) ? egress_reply(skb, p, &found, out, now) : RECEIVED;
 	/* the stack does not say of all fragments that it makes whether they are its own */
-	if (!c && (!own || (p->fragment && (cfg->egress & EGRESS_STACK))))
+	if (!c && (!own || (p->fragment && (cfg->egress & EGRESS_STACK)))) {
 		reason = egress_request(skb, p, out, now);
+		if (reason == RECEIVED)
+			reason = egress_passing(skb, p, out, now);
+	}
 	if (!own || reason != RECEIVED)
 		return reason;
 	if (!c && (cfg->egress & EGRESS_STACK) && p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & TCP_RST))

@@ -292,6 +292,8 @@ __noinline int related_schedule(struct __sk_buff *skb, struct outcome *out, __u6
 		q->way.port = birth->dport;
 		q->way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 		q->tunnel = (birth->flags & CONN_METHOD) == METHOD_TUNNEL;
+		if (q->way.nat && birth->manner == CONN_STACK)
+			q->way.stays = STAYS_ROUTED;
 		q->dest = birth->dest;
 	} else if (reason == DROPPED_NO_DESTINATION) {
 		out->verdict = TC_ACT_SHOT;

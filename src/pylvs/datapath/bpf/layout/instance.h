@@ -216,6 +216,7 @@ struct runtime {
 	__u64 entries_dropped;	/* by drop_entry */
 	__u32 held_cursor;	/* the slot where the sweep goes on to look for fragments that wait in vain (held.h) */
 	__u32 awaiting;		/* connections that wait for a client whose port is not known yet */
+	__u64 passing;		/* when a packet without a connection last went to the stack to be undone as it leaves (passing.h) */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's
