@@ -1,5 +1,5 @@
-"""What has no connection, or no real server, where the stack forwards (conntrack): one-packet scheduling, and packets that
-go past the real servers (cache_bypass).
+"""What has no connection, or no real server, where the stack forwards (conntrack): one-packet scheduling, and what goes
+past the real servers (cache_bypass).
 
     10.1.0.1 client -- d0 | director | d1 -- 10.2.0.1 real server
 """
