@@ -181,6 +181,6 @@ int complaint(struct __sk_buff *skb)
 			out.verdict = TC_ACT_SHOT;
 	}
 	if (reason == SENT_REPLY || reason == SENT_REQUEST || (reason == SENT_TO_LO && out.verdict != TC_ACT_UNSPEC))
-		note(reason);
+		sent(reason, &out);
 	return out.verdict;
 }

@@ -253,8 +253,10 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	c = conn_find(&p->tuple, now, &found);
 	if (TWO_TABLES && !c && found.again)
 		return UP_JUST_ENDED;
+	if (c && found.from_server && (own || (c->status & STATUS_FLAG(CONN_STACK))))
+		return c->status & STATUS_FLAG(CONN_FTP) ? DROPPED_BY_HELPER : egress_reply(skb, p, &found, out, now);
 	if (c && found.from_server)
-		return own || (c->status & STATUS_FLAG(CONN_STACK)) ? egress_reply(skb, p, &found, out, now) : RECEIVED;
+		return RECEIVED;
 	/* the stack does not say of all fragments that it makes whether they are its own */
 	if (!c && (!own || (p->fragment && (cfg->egress & EGRESS_STACK)))) {
 		reason = egress_request(skb, p, out, now);
@@ -269,6 +271,11 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 		return RECEIVED;
 	out->verdict = to_lo(skb);
 	return SENT_TO_LO;
+}
+
+static __always_inline void sent(__u32 reason, const struct outcome *out)
+{
+	note(out->verdict == TC_ACT_SHOT ? SENT_FAILED : reason);
 }
 
 /* A request goes into its tunnel. What the stack has counted down is counted there. */
@@ -299,6 +306,11 @@ int egress(struct __sk_buff *skb)
 		reason = egress_way(skb, p, &out);
 	if (reason == UP_PROTOCOL)
 		bpf_tail_call(skb, &steps, STEP_COMPLAINT);
+	if (reason == DROPPED_BY_HELPER) {
+		bpf_tail_call(skb, &steps, STEP_FTP_LEAVES);
+		note(SENT_FAILED);	/* there is no such step */
+		return TC_ACT_SHOT;
+	}
 	if (p->fragment == PIECE_KNOWN)
 		egress_first(p, reason);
 	if (leaving->tunnel)
@@ -309,6 +321,6 @@ int egress(struct __sk_buff *skb)
 			out.verdict = TC_ACT_SHOT;
 	}
 	if (reason == SENT_REPLY || reason == SENT_REQUEST || reason == SENT_TO_LO)
-		note(reason);
+		sent(reason, &out);
 	return out.verdict;
 }

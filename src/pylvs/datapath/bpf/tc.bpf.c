@@ -443,6 +443,7 @@ static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct 
 #include "orphan.h"
 #include "egress.h"
 #include "complaint.h"
+#include "ftp/leaves.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)

@@ -82,6 +82,7 @@ enum reason {
 	SENT_REPLY,
 	SENT_REQUEST,
 	SENT_TO_LO,
+	SENT_FAILED,
 	REASONS,
 };
 
@@ -92,6 +93,7 @@ enum step {
 	STEP_FTP,
 	STEP_ORPHAN,
 	STEP_COMPLAINT,
+	STEP_FTP_LEAVES,
 	STEPS,
 };
 
