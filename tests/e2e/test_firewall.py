@@ -7,6 +7,7 @@ dr:    client -- router --+-- director        -g
 """
 
 import errno
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,8 +85,9 @@ def _dial(service: Service, host: str = "client") -> socket.socket:
 
 def _related(lab: Lab) -> int:
     """How many errors the firewall has found to be related."""
-    [line] = [line for line in lab.run("director", "nft list table inet filter").stdout.splitlines() if "counter" in line]
-    return int(line.split("packets ")[1].split()[0])
+    rules = lab.run("director", "nft list table inet filter").stdout
+    [count] = re.findall(r"counter packets (\d+)", rules)
+    return int(count)
 
 
 def test_a_client_that_has_hung_up(lab: Lab, ipv6: bool) -> None:
@@ -146,7 +148,7 @@ def test_each_datagram_is_seen(dr: Lab, ipv6: bool, options: str) -> None:
 
 
 def test_what_the_director_itself_asks(nat: Lab, ipv6: bool) -> None:
-    """Its own requests pass OUTPUT, and the replies to them INPUT, as between its own address and the VIP; so do errors."""
+    """Its own requests pass OUTPUT, the replies to them, and errors, INPUT: as between its own address and the VIP."""
     service = Service(nat, "-m", ipv6=ipv6, rport=8080).add("rs1")
     refused = Service(nat, "-m", ipv6=ipv6, port=81, rport=8080).add("rs1")
     silent = _service(nat, ipv6).add("rs1")

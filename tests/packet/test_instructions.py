@@ -23,8 +23,8 @@ RECORD = Path(__file__).with_name("instructions.json")
 ROOT = Path(__file__).parents[2]
 MOST = 1.10
 PROGRAMS = (
-    "ingress", "related", "fragment", "ftp", "orphan", "egress", "complaint", "ftp_leaves", "start", "catch_up", "decide",
-    "flush",
+    "ingress", "related", "fragment", "ftp", "orphan", "egress", "complaint", "ftp_leaves",
+    "start", "catch_up", "decide", "flush",
 )  # fmt: skip
 VARIABLE = "PYLVS_RECORD_INSTRUCTIONS"
 # in struct bpf_prog_info of linux/bpf.h

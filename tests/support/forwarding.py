@@ -3,8 +3,8 @@
     lvs = ByStack(lvs)
     lvs.from_client(packet).reason == "forwarded_nat_request"
 
-What the packet path leaves to the stack to forward makes a hop here, and leaves; what comes of that is told in the words
-for the other way: so the two can be held to the same.
+What the packet path leaves to the stack to forward makes a hop here, and leaves; what comes of that is told in the
+words for the other way: so the two can be held to the same.
 """
 
 from collections.abc import Mapping
