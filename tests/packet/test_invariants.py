@@ -266,7 +266,7 @@ def _is_piece(packet: bytes) -> bool:
 
 
 STEPS = st.lists(
-    st.sampled_from(["request", "request", "request", "edit", "reply", "reply", "complaint", "protest", "pieces", "time"]),
+    st.sampled_from([*["request"] * 3, "edit", "reply", "reply", "complaint", "protest", "pieces", "time"]),
     min_size=4, max_size=14,
 )  # fmt: skip
 
