@@ -19,6 +19,8 @@ import pytest
 from pylvs.lab import Lab
 from pylvs.lab.lab import console_script
 
+from .conftest import BOTH_WAYS, forwarding
+
 PORT = 9000
 GUE = "--tun-type gue --tun-port 6080"
 KINDS = {
@@ -48,8 +50,9 @@ def tun_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def tun(tun_lab: Lab) -> Iterator[Lab]:
-    yield tun_lab
+def tun(tun_lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    with forwarding(tun_lab, by_stack):
+        yield tun_lab
     tun_lab.ipvsadm("-C")
 
 
@@ -127,6 +130,7 @@ def test_by_the_stack(tun: Lab) -> None:
         tun.run("director", "nft delete table inet filter")
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "cut"])
 def test_every_byte_arrives(tun: Lab, merged: bool) -> None:
     """Of each type and mixture of families, at full speed: the client's machine leaves packets merged and checksums to

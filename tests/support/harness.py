@@ -310,13 +310,17 @@ class Harness:
             assert after == frame, f"handed up under {reason}, but not as it came"
         return Result(verdict, after, reason, answers)
 
-    def leave_by(self, interface: str, packet: bytes, came_in: str = "", mark: int = 0) -> Sent:
+    def leave_by(
+        self, interface: str, packet: bytes, came_in: str = "", mark: int = 0, *, gso_size: int = 0, gso_segs: int = 0
+    ) -> Sent:
         """Let an IP packet leave by an interface, of the stack's own or (`came_in`) one that it forwards."""
         before = self.reasons()
         context = bytearray(_CONTEXT)
         struct.pack_into("=I", context, 8, mark)
         came = (INDEX.get(came_in) or socket.if_nametoindex(came_in)) if came_in else 0
         struct.pack_into("=II", context, 36, came, INDEX[interface])
+        struct.pack_into("=I", context, 164, gso_segs)
+        struct.pack_into("=I", context, 176, gso_size)
         verdict, after, _, _ = syscall.run(self._egress, frame(packet, interface), bytes(context), room=128)
         changed = [name for name, then in before.items() if self.reasons()[name] != then]
         assert len(changed) < 2
