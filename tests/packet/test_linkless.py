@@ -21,6 +21,7 @@ from support.fragments import cut, join
 from support.harness import CLIENT, SERVER, Harness, frame, ip
 from support.packets import ICMP, ICMP6, TCP, UDP, Packet, dissect, icmp_error, wrong_sums
 from support.talk import IPV4, Family, Talk
+from support.tunnels import IPIP, reassemble, unwrap
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 PATIENCE = 10  # seconds
@@ -170,6 +171,21 @@ def test_fragments_of_one_datagram_by_two_ways(tuns: tuple[Harness, Tun, Tun], f
         joined = join(server.gets().raw for _ in parts)
         assert joined is not None and not wrong_sums(joined)
         assert dissect(joined).destination == (talk.rs, 8080)
+
+
+@pytest.mark.parametrize("method", ["-m", "-g", "-i"])
+def test_in_pieces(tuns: tuple[Harness, Tun, Tun], method: str) -> None:
+    lvs, client, server = tuns
+    ip("route replace 10.2.0.0/16 dev t1 mtu lock 1000")
+    talk = Talk(lvs, IPV4, UDP, rport=80).serve(method=method)
+    question = talk.question(payload=bytes(range(250)) * 5)
+    client.comes(talk.question())  # of the next hop the first packet is asked for
+    assert server.gets().protocol in (UDP, IPIP)
+    client.comes(question)
+    whole = reassemble([server.gets().raw, server.gets().raw])
+    whole = unwrap(whole).inner if method == "-i" else whole
+    assert not wrong_sums(whole)
+    assert dissect(whole).payload == dissect(question).payload
 
 
 def test_tables_and_programs_change(tuns: tuple[Harness, Tun, Tun]) -> None:
