@@ -69,11 +69,12 @@ def test_errors(tuns: tuple[Harness, Tun, Tun], family: Family) -> None:
     lvs, client, server = tuns
     talk = Talk(lvs, family).serve(0)
     question = talk.question("S", b"hello")
-    client.comes(question)
-    got = client.gets()
-    assert got.protocol == (ICMP if family is IPV4 else ICMP6)
-    assert (got.icmp[:2], got.quoted) == ((3, 3) if family is IPV4 else (1, 4), question)
-    assert not wrong_sums(got.raw)
+    for _ in range(3):  # of the first the kernel does not know yet that tun has no neighbours
+        client.comes(question)
+        got = client.gets()
+        assert got.protocol == (ICMP if family is IPV4 else ICMP6)
+        assert (got.icmp[:2], got.quoted) == ((3, 3) if family is IPV4 else (1, 4), question)
+        assert not wrong_sums(got.raw)
     talk.add(talk.rs)
     client.comes(question)
     saw = server.gets().raw
