@@ -350,13 +350,19 @@ class Harness:
 
     def cable(self, interface: str, kind: int = 0) -> socket.socket:
         """The other end of an interface's cable: a socket for frames, which hears those of an Ethernet type, too."""
-        setns(self._peers)
-        try:
+        with self.among_peers():
             cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             cable.bind((_PEER[interface], kind))
+        return cable
+
+    @contextmanager
+    def among_peers(self) -> Iterator[None]:
+        """In the network namespace of those who are at the other ends of the cables."""
+        setns(self._peers)
+        try:
+            yield
         finally:
             self.enter()
-        return cable
 
     @contextmanager
     def beyond(self, interface: str = SERVER) -> Iterator[Callable[[int], list[bytes]]]:
@@ -364,14 +370,11 @@ class Harness:
 
         Of a packet that leaves in pieces, all but the last one do so at once.
         """
-        setns(self._peers)
-        try:
+        with self.among_peers():
             cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
             cable.bind((_PEER[interface], _ALL_PROTOCOLS))
             # a piece counts as much as the whole packet whose memory it shares
             cable.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
-        finally:
-            self.enter()
         cable.settimeout(5)
 
         def arrived(count: int) -> list[bytes]:
