@@ -1,6 +1,6 @@
 """The FTP helper where the director itself is at one end: as the real server, or as the client.
 
-    10.1.0.1 client -- d0 | director | d1 -- 10.2.0.1 real server
+10.1.0.1 client -- d0 | director | d1 -- 10.2.0.1 real server
 """
 
 from typing import Any, cast

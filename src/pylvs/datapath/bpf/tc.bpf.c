@@ -480,7 +480,7 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
-	if (p->fragment == PIECE_KNOWN)
+	if (p->fragment == PIECE_KNOWN && reason != DROPPED_BY_HELPER)	/* then it has not gone yet (ftp.h) */
 		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
 	return done(skb, p, &out, reason);

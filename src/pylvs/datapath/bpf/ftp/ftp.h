@@ -8,8 +8,9 @@
  *         -> a reply: rewrite the answer to that, shift its sequence number
  *         -> then the way of all connections' packets
  *
- * It listens while the control connection is established, to nothing that comes in pieces. What it cannot do (the table is
- * full, too many shifts) it lets be said again: the packet is dropped.
+ * It listens while the control connection is established, to nothing that comes in pieces: of a fragmented segment the
+ * numbers are shifted, and nothing is read. What it cannot do (the table is full, too many shifts) it lets be said again:
+ * the packet is dropped.
  */
 #pragma once
 
@@ -143,13 +144,13 @@ __noinline int ftp_request(struct __sk_buff *skb)
 			bpf_map_delete_elem(&ftp_talks, &v->key);
 		return RECEIVED;
 	}
-	if (!ftp_sound(skb))
+	if (!v->packet.fragment && !ftp_sound(skb))
 		return DROPPED_WRONG_CHECKSUM;
 	talk = ftp_talk(v);
 	shift = talk ? *(volatile __u64 *)&talk->shift : 0;
 	if (shift && (v->packet.tcp_flags & TCP_ACK) && !ftp_unshift(skb, shift))
 		return DROPPED_BY_HELPER;
-	if (!v->size || !established)
+	if (!v->size || !established || v->packet.fragment)
 		return RECEIVED;
 	return ftp_listen_client(skb);
 }
@@ -199,6 +200,8 @@ __noinline int ftp_reply(struct __sk_buff *skb)
 	if (!c || !conn_same(c, &v->found))
 		return UP_JUST_ENDED;
 	if (!(c->status & STATUS_FLAG(CONN_FTP)) || (v->packet.tcp_flags & TCP_SYN))
+		return RECEIVED;
+	if (v->packet.fragment)
 		return RECEIVED;
 	if (!ftp_sound(skb))
 		return DROPPED_WRONG_CHECKSUM;
@@ -293,7 +296,8 @@ static __always_inline int ftp_way(struct __sk_buff *skb, struct ftp_visit *v, s
 	} else if (reason == RECEIVED && v->found.from_server && v->packet.ttl <= 1) {
 		reason = UP_REPLY_TTL;
 	} else if (reason == RECEIVED && v->found.from_server && ftp_by_stack(v)) {
-		reason = !(v->packet.tcp_flags & TCP_SYN) && !ftp_sound(skb) ? DROPPED_WRONG_CHECKSUM : UP_REPLY_FOR_STACK;
+		reason = !v->packet.fragment && !(v->packet.tcp_flags & TCP_SYN) && !ftp_sound(skb) ?
+			 DROPPED_WRONG_CHECKSUM : UP_REPLY_FOR_STACK;
 	} else if (reason == RECEIVED) {
 		reason = ftp_listens(skb, v, now);
 	}
@@ -321,5 +325,7 @@ int ftp(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = ftp_way(skb, v, &out);
+	if (v->packet.fragment)
+		first_went(&v->packet, reason);
 	return done(skb, &v->packet, &out, reason);
 }

@@ -28,10 +28,7 @@ struct path {
 	__u16 mtu;
 	struct hop hop;
 	__u16 family;
-	union {
-		__u32 asked;	/* how often the kernel was asked for what is or was here */
-		__u32 sum;	/* of a tunnel's: that of its two addresses */
-	};
+	__u32 asked;	/* how often the kernel was asked for what is or was here */
 };
 
 _Static_assert(sizeof(struct path) == 64 && __builtin_offsetof(struct path, hop) % 4 == 2, "all at their places");

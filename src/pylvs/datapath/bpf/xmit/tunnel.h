@@ -14,7 +14,6 @@ enum {
 	IPV6_TUNNEL_MIN = 1280,
 	FIB_SOURCE = 1 << 4,	/* BPF_FIB_LOOKUP_SRC, which older headers do not have */
 	MTU_ANY = 0xffff,
-	PATH_TUNNEL = 0x100,	/* with a path's family: it is a tunnel's, and `src` is where that begins */
 };
 
 #define EINVAL 22
@@ -30,13 +29,6 @@ struct tunnel_way {
 };
 
 MAP(tunnel_ways, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tunnel_way, 1, 0);
-
-static __always_inline struct path *tunnel_path(const struct dest *d)
-{
-	const union address from = { .word = { bpf_htonl(1) } };	/* not where direct ways are remembered */
-
-	return path_of(&from, &d->address);
-}
 
 /* Where a tunnel to a real server begins, for kernels that do not say it. */
 static __always_inline void source_learned(const struct dest *d, __u32 ifindex, union address *source)
@@ -61,22 +53,63 @@ static __always_inline void source_learned(const struct dest *d, __u32 ifindex, 
 		*source = d->source;	/* better than none */
 }
 
+/* What the real server's tunnel is like. */
+static __always_inline void tunnel_shape(struct wrap *w, const struct dest *d)
+{
+	__u32 type;
+
+	w->tunnel = *(volatile const __u32 *)&d->tunnel;
+	w->ipv6 = d->family == AF_INET6;
+	type = w->tunnel & TUNNEL_TYPE;
+	w->head = w->ipv6 ? IPV6_LEN : IPV4_MIN;
+	w->extra = type == TUNNEL_GUE ? UDP_LEN + GUE_LEN :
+		   type != TUNNEL_GRE ? 0 :
+		   w->tunnel & (TUNNEL_CSUM | TUNNEL_REMCSUM) ? GRE_SUMMED_LEN : GRE_LEN;
+}
+
+/* IPV4_DF, if the outer packet is to have it as the client's has. */
+static __always_inline __u32 tunnel_unbroken(const struct packet *p)
+{
+	const struct sysctls *sys;
+
+	if (p->dont_fragment && p->tuple.family == AF_INET) {
+		sys = at(&sysctls, 0);
+		return sys && sys->pmtu_disc ? IPV4_DF : 0;
+	}
+	return 0;
+}
+
+/* All that the packet's tunnel is like. */
+static __always_inline void tunnel_describe(struct wrap *w, const struct packet *p, const struct dest *d)
+{
+	tunnel_shape(w, d);
+	w->dont_fragment = tunnel_unbroken(p);
+}
+
+static __always_inline int tunnel_narrow(const struct wrap *w, __u32 mtu)
+{
+	__s32 room = mtu - w->head - w->extra;
+
+	return room < (w->ipv6 ? IPV6_TUNNEL_MIN : IPV4_TUNNEL_MIN);
+}
+
+#include "swift.h"
+
 /* The way to a real server: its MTU and the tunnel's source, into `tunnel_ways`, and the next hop. 0: there is none.
  * Asked twice: a kernel that is asked whether too long a packet fits says the MTU, and nothing else. */
 __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 {
 	struct dest *d = at(&dests, dest);
 	struct tunnel_way *w = at(&tunnel_ways, 0);
+	struct tunnel_path *path = tunnel_path_of(dest);
+	const struct config *cfg = at(&config, 0);
 	struct bpf_fib_lookup *fib;
-	struct path *path;
+	struct wrap shape = {};
 	int answer = 0;
 
-	if (!d || !w)
+	if (!d || !w || !path || !cfg)
 		return 0;
 	fib = &w->fib;
-	path = tunnel_path(d);
-	if (!path)
-		return 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 2; i++) {
 		__builtin_memset(fib, 0, sizeof(*fib));
@@ -107,53 +140,21 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	w->unresolved = answer == BPF_FIB_LKUP_RET_NO_NEIGH;
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS)
 		return w->unresolved;
-	path->dst = d->address;
-	path->src = w->source;
-	path->family = d->family | PATH_TUNNEL;
+	tunnel_shape(&shape, d);
+	path->dest = dest;
+	__builtin_memcpy(path->to, &d->address, 16);
+	path->from = w->source;
+	path->family = d->family;
 	path->ifindex = fib->ifindex;
 	path->mtu = w->mtu;
 	path->hop = hop_of(fib);
-	path->sum = w->addresses;
+	path->next.nh_family = fib->family;
+	__builtin_memcpy(path->next.ipv6_nh, fib->ipv6_dst, 16);	/* or IPv4's, which stands there */
+	path->addresses = bpf_ntohs(w->addresses);
+	swift_prepare(path, &shape, cfg);
+	path->room = tunnel_narrow(&shape, w->mtu) ? 0 : w->mtu - path->outer;
 	path->tick = now;
 	return 1;
-}
-
-/* What this CPU was told within this tick of the clock about the way to this real server, or NULL. */
-static __always_inline struct path *tunnel_path_known(const struct dest *d, __u64 now)
-{
-	struct path *path = tunnel_path(d);
-
-	if (path && path->tick == now && path->family == (d->family | PATH_TUNNEL) &&
-	    same_address(&path->dst, &d->address, d->family))
-		return path;
-	return NULL;
-}
-
-/* What the packet's tunnel is like. */
-static __always_inline void tunnel_describe(struct wrap *w, const struct packet *p, const struct dest *d)
-{
-	const struct sysctls *sys;
-	__u32 type;
-
-	w->tunnel = *(volatile const __u32 *)&d->tunnel;
-	w->ipv6 = d->family == AF_INET6;
-	type = w->tunnel & TUNNEL_TYPE;
-	w->head = w->ipv6 ? IPV6_LEN : IPV4_MIN;
-	w->extra = type == TUNNEL_GUE ? UDP_LEN + GUE_LEN :
-		   type != TUNNEL_GRE ? 0 :
-		   w->tunnel & (TUNNEL_CSUM | TUNNEL_REMCSUM) ? GRE_SUMMED_LEN : GRE_LEN;
-	w->dont_fragment = 0;
-	if (p->dont_fragment && p->tuple.family == AF_INET) {
-		sys = at(&sysctls, 0);
-		w->dont_fragment = sys && sys->pmtu_disc ? IPV4_DF : 0;
-	}
-}
-
-static __always_inline int tunnel_narrow(const struct wrap *w, __u32 mtu)
-{
-	__s32 room = mtu - w->head - w->extra;
-
-	return room < (w->ipv6 ? IPV6_TUNNEL_MIN : IPV4_TUNNEL_MIN);
 }
 
 /* Has the tunnel a checksum of its own? A merged packet has none. */
@@ -172,19 +173,41 @@ static __always_inline int tunnel_summed(struct __sk_buff *skb, struct wrap *w)
 __noinline int tunnel_swiftly(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out, __u64 now)
 {
 	struct dest *d = at(&dests, dest);
-	struct wrap w = { .carried = NO_SUM };
-	struct path *path;
+	struct tunnel_path *path;
+	int reason;
 
 	if (!p || !out || !d)
 		return DROPPED_REWRITE_FAILED;
 	if (!p->uncounted || p->ttl <= 1)
 		return RECEIVED;
-	path = tunnel_path_known(d, now);
-	if (!path)
+	path = tunnel_path_known(dest, d, now);
+	if (!path || p->length > path->room || skb->gso_size || path->family != p->tuple.family || p->kind != KIND_PLAIN ||
+	    p->fragment)
+		return RECEIVED;
+	if (path->family == AF_INET)
+		reason = swift(skb, p, path, tunnel_unbroken(p), 0);
+	else
+		reason = swift(skb, p, path, 0, 1);
+	out->verdict = reason == FORWARDED_TUNNEL ?
+		       bpf_redirect_neigh(path->ifindex, &path->next, sizeof(path->next), 0) : TC_ACT_SHOT;
+	return reason;
+}
+
+/* The same for one that needs room behind its Ethernet header (wrap.h). */
+__noinline int tunnel_quickly(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out, __u64 now)
+{
+	struct dest *d = at(&dests, dest);
+	struct wrap w = { .carried = NO_SUM };
+	struct tunnel_path *path;
+
+	if (!p || !out || !d)
+		return DROPPED_REWRITE_FAILED;
+	if (!p->uncounted || p->ttl <= 1)
+		return RECEIVED;
+	path = tunnel_path_known(dest, d, now);
+	if (!path || wire_length(skb, p) > path->room)
 		return RECEIVED;
 	tunnel_describe(&w, p, d);
-	if (wire_length(skb, p) + w.head + w.extra > path->mtu || tunnel_narrow(&w, path->mtu))
-		return RECEIVED;
 	if (tunnel_summed(skb, &w)) {
 		w.carried = carried_known(skb, p);
 		if (w.carried < 0)
@@ -192,7 +215,7 @@ __noinline int tunnel_swiftly(struct __sk_buff *skb, struct packet *p, __u32 des
 	}
 	out->verdict = TC_ACT_SHOT;
 	if (!decrement_ttl(skb, p->tuple.family) || !wrap_room(skb, &w) ||
-	    !wrap_write(skb, p, &w, &path->src, &d->address, path->sum))
+	    !wrap_write(skb, p, &w, &path->from, &d->address, bpf_htons(path->addresses)))
 		return DROPPED_REWRITE_FAILED;
 	out->verdict = transmit_to(skb, path->ifindex, &path->hop);
 	return FORWARDED_TUNNEL;
@@ -271,7 +294,7 @@ __noinline int tunnel_stays(struct __sk_buff *skb, struct packet *p, __u32 dest,
 {
 	struct tunnel_way *way = at(&tunnel_ways, 0);
 	struct dest *d = at(&dests, dest);
-	struct path *path;
+	struct tunnel_path *path;
 	struct wrap *w;
 	__u32 mtu;
 
@@ -281,7 +304,7 @@ __noinline int tunnel_stays(struct __sk_buff *skb, struct packet *p, __u32 dest,
 	out->verdict = TC_ACT_SHOT;
 	if (!p->uncounted)
 		uncount_hop(skb, p);
-	path = tunnel_path_known(d, now);
+	path = tunnel_path_known(dest, d, now);
 	if (!path && !tunnel_route(skb, dest, now)) {
 		out->error = 1 + ERROR_HOST;
 		return DROPPED_NO_ROUTE;
@@ -312,5 +335,7 @@ static __always_inline int tunnel_request(struct __sk_buff *skb, struct packet *
 {
 	int reason = tunnel_swiftly(skb, p, dest, out, now);
 
+	if (reason == RECEIVED)
+		reason = tunnel_quickly(skb, p, dest, out, now);
 	return reason == RECEIVED ? tunnel_slowly(skb, p, dest, out, now) : reason;
 }

@@ -18,9 +18,6 @@ enum {
 	GRE_LEN = 4,
 	GRE_SUMMED_LEN = 8,
 	GRE_SUMMED = 0x8000,
-	ECN = 3,
-	ECN_CE = 3,
-	ECN_ECT0 = 2,
 	IPV4_DF = 0x4000,
 	NO_SUM = -1,
 };
@@ -91,21 +88,17 @@ __noinline int carried_sum(struct __sk_buff *skb, const struct packet *p)
 
 static __always_inline __u8 outer_tos(__u8 tos)
 {
-	return (tos & ECN) == ECN_CE ? (tos & ~ECN) | ECN_ECT0 : tos;
+	return tos - (tos >> 1 & tos & 1);	/* ECN_CE, 3, becomes ECN_ECT0, 2 */
 }
 
 /* GUE's source port: of each flow another one, so that routers and network cards can tell flows apart. */
-static __always_inline __u16 gue_port(const struct packet *p)
+static __always_inline __u16 gue_port(const struct packet *p, __u32 first, __u32 last, int ipv6)
 {
-	const struct config *cfg = at(&config, 0);
-	__u32 hash = table_hash(&p->tuple), first, last;
+	const __u32 *src = p->tuple.src.word;
+	__u32 client = ipv6 ? src[0] ^ src[1] ^ src[2] ^ src[3] : src[0];
+	__u64 flow = ((__u64)client << 32 | (__u32)p->tuple.dport << 16 | p->tuple.sport) * 0x9e3779b97f4a7c15;
 
-	if (!cfg)
-		return 0;
-	first = cfg->local_ports & 0xffff;
-	last = cfg->local_ports >> 16;
-	hash ^= hash << 16;
-	return bpf_htons(first + ((__u64)hash * (last - first) >> 32));
+	return bpf_htons(first + ((flow >> 32) * (last - first) >> 32));
 }
 
 /* Make room for the outer headers. The kernel is told that they are a tunnel's, so that it can cut merged packets, and
@@ -141,31 +134,34 @@ static __always_inline __u16 wrap_addresses(const union address *from, const uni
 }
 
 /* What is behind the outer IP header. Its sum, of half words, is returned. */
-static __always_inline __u32 wrap_extra(__u16 *field, const struct packet *p, const struct wrap *w, __u16 addresses)
+static __always_inline __u32 wrap_extra(__u16 *field, const struct packet *p, __u32 tunnel, __u32 length, __s32 carried,
+					__u16 addresses)
 {
-	__u16 size = bpf_htons(w->extra + p->length);
+	const struct config *cfg = at(&config, 0);
+	__u16 size = bpf_htons(length);
 	__u32 sum;
 
-	if ((w->tunnel & TUNNEL_TYPE) == TUNNEL_GRE) {
-		field[0] = bpf_htons(w->carried < 0 ? 0 : GRE_SUMMED);
+	if ((tunnel & TUNNEL_TYPE) == TUNNEL_GRE) {
+		field[0] = bpf_htons(carried < 0 ? 0 : GRE_SUMMED);
 		field[1] = bpf_htons(p->tuple.family == AF_INET ? ETH_P_IP : ETH_P_IPV6);
 		sum = (__u32)field[0] + field[1];
-		if (w->carried < 0)
+		if (carried < 0)
 			return sum;
-		field[2] = ~fold(sum + w->carried);
+		field[2] = ~fold(sum + carried);
 		field[3] = 0;
 		return sum + field[2];
 	}
-	field[0] = gue_port(p);
-	field[1] = bpf_htons(w->tunnel >> TUNNEL_PORT_SHIFT);
+	field[0] = cfg ? gue_port(p, cfg->local_ports & 0xffff, cfg->local_ports >> 16,
+				  p->tuple.family == AF_INET6) : 0;
+	field[1] = bpf_htons(tunnel >> TUNNEL_PORT_SHIFT);
 	field[2] = size;
 	field[3] = 0;
 	field[4] = bpf_htons(p->tuple.family == AF_INET ? IPPROTO_IPIP : IPPROTO_IPV6);
 	field[5] = 0;	/* version, kind and length of options were 0, and so are the flags */
 	sum = (__u32)field[0] + field[1] + size + field[4];
-	if (w->carried < 0)
+	if (carried < 0)
 		return sum;
-	field[3] = ~fold(sum + w->carried + bpf_htons(IPPROTO_UDP) + size + addresses);
+	field[3] = ~fold(sum + carried + bpf_htons(IPPROTO_UDP) + size + addresses);
 	if (!field[3])
 		field[3] = 0xffff;	/* 0 would mean that there is none */
 	return sum + field[3];
@@ -224,7 +220,7 @@ static __always_inline int wrap_write(struct __sk_buff *skb, const struct packet
 	if (type != TUNNEL_IPIP) {
 		if ((void *)(word + 3) > end)
 			return 0;
-		sum += wrap_extra((__u16 *)word, p, w, addresses);
+		sum += wrap_extra((__u16 *)word, p, w->tunnel, w->extra + p->length, w->carried, addresses);
 	}
 	bpf_csum_update(skb, sum);	/* if the network card has said the whole packet's */
 	return 1;
