@@ -209,6 +209,7 @@ def _egress(running: Instance) -> list[str]:
         _layout.EGRESS_OWN: "the director's own requests",
         _layout.EGRESS_LOCAL: "real servers on the director",
         _layout.EGRESS_STACK: "conntrack",
+        _layout.EGRESS_OTHER: "tunnels to real servers of the other family",
     }
     return [name for bit, name in names.items() if needs & bit]
 

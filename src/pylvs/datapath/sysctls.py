@@ -44,7 +44,7 @@ def write(running: Instance, table: ServiceTable, texts: Mapping[str, str]) -> N
     estimated = table.statistics.estimated
     changed = {member for member, value in changes if shared.get(0, member) != value}
     if any(member == "conntrack" and value for member, value in changes):
-        egress.demand(running, egress.STACK)  # before packets need it
+        egress.demand(running, egress.of_stack(running, table.numbers()))  # before packets need it
     for member, value in changes:
         shared.put(0, member, value)
     if "nat_icmp_send" in changed:

@@ -358,8 +358,11 @@ static __always_inline int related_directions(struct __sk_buff *skb, struct quot
 		return RECEIVED;
 	}
 	if (!q->found.from_server) {
-		if ((q->flags & CONN_STACK) && skb->ingress_ifindex != LO_IFINDEX)
+		if ((q->flags & CONN_STACK) && skb->ingress_ifindex != LO_IFINDEX) {
 			q->way.stays = STAYS_ROUTED;
+			if (d)
+				stack_address(d, dest, q->error.tuple.family, &q->way.address);
+		}
 		if (!q->way.nat)	/* its VIP is put back on its way out */
 			q->way.port = q->packet.tuple.dport;
 		return RECEIVED;
