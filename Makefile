@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 BPF    := $(wildcard src/pylvs/datapath/bpf/*.[ch] src/pylvs/datapath/bpf/*/*.h)
 SHARE  := $(wildcard share/*.py share/man/*.8 share/completion/*.in)
 LAYOUT := src/pylvs/datapath/_layout.py
+# The tests are run by several processes, each with network namespaces of its own; a file by one of them.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 .PHONY: demo test setup bpf deps bench lint clean
 
@@ -12,7 +14,7 @@ demo: setup
 	$(BIN)/pylvs demo
 
 test: setup $(VENV)/.test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
 
 setup: $(VENV)/.made $(LAYOUT)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -98,10 +99,13 @@ def compile_objects() -> None:
     """Compile every program of the datapath into datapath/obj/."""
     target = DATAPATH / "obj"
     target.mkdir(exist_ok=True)
-    for name in SOURCES:
-        compile_object(DATAPATH / "bpf" / f"{name}.bpf.c", target / f"{name}.bpf.o")
-    for name, (source, *options) in VARIANTS.items():
-        compile_object(DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", *options)
+    works = {**VARIANTS, **{name: (name,) for name in SOURCES}}  # the longest first
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [
+            pool.submit(compile_object, DATAPATH / "bpf" / f"{source}.bpf.c", target / f"{name}.bpf.o", *options)
+            for name, (source, *options) in works.items()
+        ]:
+            done.result()
 
 
 def write_layout() -> None:

@@ -12,6 +12,11 @@ from pylvs.errors import InvalidValue
 TUNNELS = ("ipip", "gre", "gue")
 GUE_PORT = 6080
 """Where GUE goes if nothing is said; its number with IANA."""
+OVERHEAD = {"ipip": 0, "gre": 8, "gue": 12}
+"""What a tunnel takes beside its outer IP header at most; GRE with a checksum."""
+IPV4_HEADER, IPV6_HEADER, TCP_HEADER = 20, 40, 20
+MSS_LEAST, MSS_MOST = 88, 65495
+"""Linux sends no shorter segments, whatever it is asked for; none is longer."""
 STRICT = 1
 """rp_filter: a packet is dropped unless its answer would leave by the interface that it came by."""
 
@@ -24,21 +29,34 @@ class Decapsulation(NamedTuple):
         ports: UDP ports that GUE comes to.
         vips: the inner destinations that are allowed; none: every address of the host.
         directors: the outer sources that are allowed; none: all.
+        mss: the longest TCP segments that clients are told to send, over IPv4 and over IPv6; (0, 0): as long as they
+            would be told anyway.
     """
 
     types: tuple[str, ...] = ("ipip",)
     ports: tuple[int, ...] = ()
     vips: tuple[str, ...] = ()
     directors: tuple[str, ...] = ()
+    mss: tuple[int, int] = (0, 0)
 
 
 def decapsulation(
-    types: Iterable[str] = (), ports: Iterable[int] = (), vips: Iterable[str] = (), directors: Iterable[str] = ()
+    types: Iterable[str] = (),
+    ports: Iterable[int] = (),
+    vips: Iterable[str] = (),
+    directors: Iterable[str] = (),
+    mss: int | None = None,
+    mtu: int = 0,
 ) -> Decapsulation:
     """What a person asked for, checked and completed: ipip if no type is named, gue if a port is.
 
+    Args:
+        mss: the longest TCP segment that clients are told to send, in bytes, whatever the family; None: no other
+            than they would be told anyway.
+        mtu: that of the way from the director, if the longest segment shall follow from it; 0: it does not.
+
     Raises:
-        InvalidValue: a type, port or address makes no sense.
+        InvalidValue: a type, port, address or length makes no sense.
     """
     wanted, numbers = set(types), set(ports)
     for name in wanted - set(TUNNELS):
@@ -52,12 +70,33 @@ def decapsulation(
         wanted.add("gue")
     elif "gue" in wanted:
         numbers = {GUE_PORT}
-    return Decapsulation(
+    if mss is not None and not MSS_LEAST <= mss <= MSS_MOST:
+        raise InvalidValue(f"segments of {mss} bytes are out of range; they may be {MSS_LEAST} to {MSS_MOST}")
+    asked = Decapsulation(
         tuple(name for name in TUNNELS if name in wanted),
         tuple(sorted(numbers)),
         _addresses(vips, "VIP"),
         _addresses(directors, "director"),
+        (mss or 0, mss or 0),
     )
+    return asked._replace(mss=fitting(asked, mtu)) if mtu else asked
+
+
+def fitting(wanted: Decapsulation, mtu: int) -> tuple[int, int]:
+    """The longest TCP segments, over IPv4 and IPv6, that fit into the tunnels on a way with this MTU.
+
+    What the tunnels take is counted for the longest headers that may come: of the types that are unwrapped, and of
+    IPv6, unless all the directors that were named have IPv4 addresses (facts 6.7).
+
+    Raises:
+        InvalidValue: hardly anything fits.
+    """
+    outer = IPV4_HEADER if wanted.directors and not any(":" in one for one in wanted.directors) else IPV6_HEADER
+    room = mtu - outer - max(OVERHEAD[name] for name in wanted.types) - TCP_HEADER
+    longest = room - IPV4_HEADER, room - IPV6_HEADER
+    if min(longest) < MSS_LEAST:
+        raise InvalidValue(f"an MTU of {mtu} is too small for a tunnel; name the longest segment in bytes")
+    return longest
 
 
 def _addresses(texts: Iterable[str], what: str) -> tuple[str, ...]:

@@ -4,10 +4,13 @@ The drawings are in pylvs.lab.topologies; `pylvs lab show nat` prints one.
 """
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from pylvs.director import Director
 from pylvs.lab import Lab
 
 
@@ -38,40 +41,92 @@ def dr_lab() -> Iterator[Lab]:
     yield from _lab("dr")
 
 
-def _without_services(lab: Lab) -> Iterator[Lab]:
-    yield lab
+# ---- the two ways of forwarding --------------------------------------------------------------------------------------
+
+BOTH_WAYS = pytest.mark.parametrize("by_stack", [False, True], ids=["", "conntrack"], indirect=True)
+"""For tests about forwarding: once past the director's stack, once through it (net.ipv4.vs.conntrack=1)."""
+
+
+def places(*names: str) -> pytest.MarkDecorator:
+    """For tests that take `any_lab`: topologies, each by itself or, "nat conntrack", where the stack forwards."""
+    pairs = [(name.removesuffix(" conntrack"), name.endswith(" conntrack")) for name in names]
+    return pytest.mark.parametrize(("any_lab", "by_stack"), pairs, ids=names, indirect=True)
+
+
+EVERYWHERE = places("nat", "nat-router", "dr", "nat conntrack", "dr conntrack")
+"""Router or not is all the same to the stack."""
+
+_TRACKING = """
+table inet tracking {
+    chain forward {
+        type filter hook forward priority filter; policy accept
+        ct state invalid counter %s
+        meta l4proto { tcp, udp, sctp } counter
+    }
+    chain output {
+        type filter hook output priority filter; policy accept
+        meta l4proto { tcp, udp, sctp } counter
+    }
+}
+"""
+
+
+@pytest.fixture
+def by_stack(request: pytest.FixtureRequest) -> bool:
+    """Does the director's stack forward? Not unless a test asks for it, by one of the marks above."""
+    return bool(getattr(request, "param", False))
+
+
+@contextmanager
+def forwarding(lab: Lab, by_stack: bool, strict: bool = False) -> Iterator[None]:
+    """Have the director forward by itself, or its stack, with connection tracking at work.
+
+    Args:
+        strict: what connection tracking calls invalid is dropped. It is not where it sees one direction alone, as with
+            LVS-DR and LVS-TUN.
+    """
+    if not by_stack:
+        yield
+        return
+    lab.run("director", ["nft", "-f", "-"], input=_TRACKING % ("drop" if strict else "accept"))
+    with lab.enter("director"), Director() as director:
+        director.set_sysctl("conntrack", 1)
+    try:
+        yield
+        seen = re.findall(r"counter packets (\d+)", lab.run("director", "nft list table inet tracking").stdout)
+        assert int(seen[1]) + int(seen[2]), "the stack has forwarded something, or it was the director's own"
+    finally:
+        with lab.enter("director"), Director() as director:
+            director.set_sysctl("conntrack", 0)
+        lab.run("director", "nft delete table inet tracking")
+
+
+def _without_services(lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    with forwarding(lab, by_stack, strict=lab.topology.name != "dr"):
+        yield lab
     lab.ipvsadm("-C")
 
 
 @pytest.fixture
-def nat(nat_lab: Lab) -> Iterator[Lab]:
-    yield from _without_services(nat_lab)
+def nat(nat_lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    yield from _without_services(nat_lab, by_stack)
 
 
 @pytest.fixture
-def nat_router(nat_router_lab: Lab) -> Iterator[Lab]:
-    yield from _without_services(nat_router_lab)
+def nat_router(nat_router_lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    yield from _without_services(nat_router_lab, by_stack)
 
 
 @pytest.fixture
-def dr(dr_lab: Lab) -> Iterator[Lab]:
-    yield from _without_services(dr_lab)
-
-
-CONNTRACK = ["nat conntrack", "dr conntrack"]
-"""For `any_lab`, where a file asks for them: the same with net.ipv4.vs.conntrack, by which the stack forwards."""
+def dr(dr_lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    yield from _without_services(dr_lab, by_stack)
 
 
 @pytest.fixture(params=["nat", "nat-router", "dr"])
-def any_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def any_lab(request: pytest.FixtureRequest, by_stack: bool) -> Lab:  # what is asked for by name depends on that
     """Each topology in turn."""
-    name, _, conntrack = request.param.partition(" ")
-    lab: Lab = request.getfixturevalue(name.replace("-", "_"))
-    if conntrack:
-        lab.pylvs("sysctl -q conntrack=1")
-    yield lab
-    if conntrack:
-        lab.pylvs("sysctl -q conntrack=0")
+    lab: Lab = request.getfixturevalue(request.param.replace("-", "_"))
+    return lab
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ active:   PORT, EPRT: the real server opens the connection for data, from the VI
 passive:  PASV, EPSV: the client opens it, to the VIP's port that the real server names
 """
 
+import re
 import sys
 from collections.abc import Iterator
 
@@ -15,11 +16,12 @@ import pytest
 
 from pylvs import Director
 from pylvs.datapath.layout import REASONS
-from pylvs.lab import Lab
+from pylvs.lab import Lab, LabError
 from pylvs.lab.servers import program
 from pylvs.selections import Selection
 from support.books import books
 
+from .conftest import BOTH_WAYS
 from .service import TIMEOUT, Service, endpoint
 
 CONFIG = """\
@@ -130,6 +132,7 @@ def session(service: Service, mode: str, times: int = 3) -> str:
     return done.stdout.split()[1]
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("mode", ["active", "passive"])
 def test_a_session(service: Service, mode: str) -> None:
     """Both real servers in turn; each file is a connection of its own, and none counts as one of the service."""
@@ -140,6 +143,7 @@ def test_a_session(service: Service, mode: str) -> None:
     assert data == {"20"} if mode == "active" else data and all(40000 <= int(port) <= 40999 for port in data)
 
 
+@BOTH_WAYS
 def test_every_mode(service: Service) -> None:
     """A client that takes the real servers by their word. Over IPv6 there are EPSV and EPRT alone."""
     for mode in ("EPSV", "EPRT") if service.ipv6 else CURL:
@@ -147,6 +151,41 @@ def test_every_mode(service: Service) -> None:
         done = service.lab.run("client", words)
         assert done.stdout == TEXT
         assert f"> {mode}" in done.stderr
+
+
+STATEFUL = """
+table inet filter {
+    ct helper ftp-standard { type "ftp" protocol tcp; }
+    chain prerouting {
+        type filter hook prerouting priority filter
+        tcp dport 21 ct helper set "ftp-standard"
+    }
+    chain forward {
+        type filter hook forward priority 10; policy drop
+        ct state established accept
+        ct state related ct helper "ftp" counter accept
+        ct state new tcp dport 21 accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("by_stack", [True], ids=["conntrack"], indirect=True)
+def test_connection_tracking_reads_along_too(service: Service) -> None:
+    """Its own FTP helper hears what client and real server say, and knows the connections for data for related ones."""
+    try:
+        service.lab.run("director", ["nft", "-f", "-"], input=STATEFUL)
+    except LabError as error:
+        pytest.skip(f"connection tracking of this kernel has no FTP helper: {error}")
+    try:
+        for mode in ("active", "passive"):
+            assert session(service, mode, 1) in ("rs1", "rs2")
+        rules = service.lab.run("director", "nft list table inet filter").stdout
+        [related] = re.findall(r"counter packets (\d+)", rules)
+        assert int(related) == 6, "each of six connections for data"
+    finally:
+        service.lab.run("director", "nft delete table inet filter")
 
 
 def test_without_the_helper_data_finds_no_way(service: Service) -> None:

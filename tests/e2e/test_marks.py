@@ -25,6 +25,7 @@ import pytest
 
 from pylvs.lab import Lab, wait_for
 
+from .conftest import BOTH_WAYS, forwarding
 from .service import TIMEOUT, endpoint
 
 NFT = """
@@ -72,11 +73,17 @@ def example(request: pytest.FixtureRequest) -> Addresses:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def whole_lab() -> Iterator[Lab]:
     with Lab("nat") as lab:
         for addresses in FAMILIES.values():  # what is routed must not come back from the director's default route
             lab.run("director", f"ip route add blackhole {addresses.network} metric 4000")
         yield lab
+
+
+@pytest.fixture
+def lab(whole_lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    with forwarding(whole_lab, by_stack, strict=True):
+        yield whole_lab
 
 
 def _local(lab: Lab, there: bool) -> None:
@@ -136,6 +143,7 @@ def _conns(lab: Lab, example: Addresses) -> int:
     return sum(int(row.split()[2]) for row in rows if row.startswith("  ->") and "Remote" not in row)
 
 
+@BOTH_WAYS
 def test_example_2(lab: Lab, marked: str, example: Addresses) -> None:
     """All addresses and ports take their turns together, each on the port that was asked for."""
     _serve(lab, example)

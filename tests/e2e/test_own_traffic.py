@@ -16,6 +16,7 @@ from pylvs.lab import Lab, servers
 from pylvs.lab.lab import console_script
 from pylvs.model import real_server, virtual_service
 
+from .conftest import BOTH_WAYS
 from .service import TIMEOUT, Service, endpoint
 
 
@@ -65,6 +66,7 @@ def test_much_from_a_real_server_on_the_director(local: Service) -> None:
     assert size == str(servers.BIG_SIZE)
 
 
+@BOTH_WAYS
 def test_a_client_on_the_director(nat: Lab, ipv6: bool) -> None:
     """By LVS-NAT from any of its addresses, the VIP too, which it takes by itself."""
     service = Service(nat, "-m", ipv6=ipv6, rport=8080).add()
@@ -77,6 +79,7 @@ def test_a_client_on_the_director(nat: Lab, ipv6: bool) -> None:
     assert size == str(servers.BIG_SIZE)
 
 
+@BOTH_WAYS
 def test_a_client_on_the_director_by_direct_routing(dr: Lab, ipv6: bool) -> None:
     """Not from the VIP, which the real server takes for its own; kernel IPVS cannot do it at all."""
     service = Service(dr, "-g", ipv6=ipv6).add("rs2")
@@ -85,6 +88,7 @@ def test_a_client_on_the_director_by_direct_routing(dr: Lab, ipv6: bool) -> None
     assert _curl(dr, "director", service, "/who", "--interface", own).split()[:2] == ["rs2", own]
 
 
+@BOTH_WAYS
 def test_a_service_whose_address_is_elsewhere(nat: Lab, ipv6: bool) -> None:
     """What the director asks the client's address for leaves by eth0, and is balanced all the same."""
     service = Service(nat, "-m", ipv6=ipv6, port=90, rport=8080)

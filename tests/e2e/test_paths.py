@@ -18,6 +18,7 @@ import pytest
 from pylvs.lab import Lab, servers
 from pylvs.lab.topology import Host
 
+from .conftest import BOTH_WAYS, forwarding
 from .service import TIMEOUT, Service
 
 METHODS = {"nat-router": "-m", "dr": "-g", "tun": "-i"}
@@ -33,9 +34,10 @@ def tun_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(params=METHODS)
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, by_stack: bool) -> Iterator[Lab]:
     found: Lab = request.getfixturevalue(request.param.replace("-", "_") + "_lab")
-    yield found
+    with forwarding(found, by_stack, strict=request.param == "nat-router"):
+        yield found
     found.ipvsadm("-C")
 
 
@@ -64,6 +66,7 @@ def _probe(probe: socket.socket, hops: int) -> tuple[str, int]:
     return socket.inet_ntop(family, error[_EXTENDED_ERROR + at :][:size]), number
 
 
+@BOTH_WAYS
 def test_a_traced_route(lab: Lab, ipv6: bool) -> None:
     """The router; the director, which speaks as the VIP, an address of its own, as any Linux does; and the real server,
     whose word has the VIP's name on it, too."""
@@ -94,6 +97,7 @@ def narrow(lab: Lab) -> Iterator[Lab]:
         lab.run(host, "ip -6 route flush cache")
 
 
+@BOTH_WAYS
 def test_a_narrow_way_back(narrow: Lab, ipv6: bool) -> None:
     """The router complains to the VIP, the director passes it on to the real server, who sends less at a time."""
     service = Service(narrow, _method(narrow), ipv6=ipv6).add("rs1")

@@ -13,13 +13,14 @@ import pytest
 
 from pylvs.lab import Lab
 
+from .conftest import BOTH_WAYS
 from .service import TIMEOUT, Service
 
 OTHERS = range(101, 107)
 
 
 @pytest.fixture(params=["nat", "dr"])
-def lab(request: pytest.FixtureRequest) -> Lab:
+def lab(request: pytest.FixtureRequest, by_stack: bool) -> Lab:
     found: Lab = request.getfixturevalue(request.param)
     return found
 
@@ -64,6 +65,7 @@ def templates(service: Service) -> dict[str, str]:
     }
 
 
+@BOTH_WAYS
 def test_a_client_comes_back_and_others_go_elsewhere(service: Service, clients: list[str]) -> None:
     first = {client: ask(service, client) for client in clients}
     assert set(first.values()) == {"rs1", "rs2", "rs3"}

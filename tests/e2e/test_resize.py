@@ -15,6 +15,7 @@ from pylvs.datapath.layout import REASONS
 from pylvs.lab import Lab
 from support.books import Ledger, audit
 
+from .conftest import forwarding
 from .service import Service
 
 SIZES = (18, 16)
@@ -28,9 +29,10 @@ KINDS = {
 NEVER = ("up_no_connection", "up_just_ended", "up_no_service", *(n for n in REASONS if n.startswith("dropped_")))
 
 
-@pytest.fixture(params=["nat", "dr"])
+@pytest.fixture(params=["nat", "dr", "nat conntrack"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(request.param) as lab:
+    name, _, by_stack = request.param.partition(" ")
+    with Lab(name) as lab, forwarding(lab, bool(by_stack)):
         yield lab
 
 

@@ -19,6 +19,7 @@ import pytest
 from pylvs.lab import Lab
 from pylvs.lab.waiting import wait_for
 
+from .conftest import BOTH_WAYS, forwarding
 from .service import Service
 
 SCTP, PORT, RPORT = 132, 3868, 3869
@@ -48,9 +49,10 @@ def bare_labs() -> Iterator[dict[str, Lab]]:
 
 
 @pytest.fixture(params=["nat", "dr"])
-def lab(request: pytest.FixtureRequest, bare_labs: dict[str, Lab]) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, bare_labs: dict[str, Lab], by_stack: bool) -> Iterator[Lab]:
     found = bare_labs[request.param]
-    yield found
+    with forwarding(found, by_stack, strict=request.param == "nat"):
+        yield found
     found.ipvsadm("-C")
     found.pylvs("conns flush --all")
 
@@ -139,6 +141,7 @@ def _sums_by(lab: Lab, whom: str) -> Iterator[None]:
             lab.run(host, f"ethtool -K {interface} tx-checksum-sctp on")
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("whom", ["device", "sender"])
 def test_an_association(service: Service, whom: str) -> None:
     """Handshake, messages of many sizes both ways, an orderly end; and the director saw each step."""

@@ -11,17 +11,13 @@ And with net.ipv4.vs.conntrack=1, where packets pass the stack's forwarding in b
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from pylvs.lab import Lab, wait_for
 
-from .conftest import CONNTRACK
+from .conftest import BOTH_WAYS, EVERYWHERE
 from .service import Service
 
-ALL = pytest.mark.parametrize("any_lab", ["nat", "nat-router", "dr", *CONNTRACK], indirect=True)
 
-
-@ALL
+@EVERYWHERE
 def test_round_robin_gives_each_real_server_its_turn(any_lab: Lab, method: str, ipv6: bool) -> None:
     service = Service(any_lab, method, ipv6=ipv6).add()
     answers = [service.get() for _ in range(9)]
@@ -29,7 +25,7 @@ def test_round_robin_gives_each_real_server_its_turn(any_lab: Lab, method: str, 
     assert answers[:3] == answers[3:6] == answers[6:]
 
 
-@ALL
+@EVERYWHERE
 def test_who_sees_whom(any_lab: Lab, method: str, ipv6: bool) -> None:
     """The real server sees the client itself; with NAT it was asked on the RIP, with DR on the VIP."""
     service = Service(any_lab, method, ipv6=ipv6).add("rs2")
@@ -39,6 +35,7 @@ def test_who_sees_whom(any_lab: Lab, method: str, ipv6: bool) -> None:
     assert asked == (service.rip("rs2") if method == "-m" else service.vip)
 
 
+@BOTH_WAYS
 def test_nat_maps_the_port(nat: Lab, ipv6: bool) -> None:
     service = Service(nat, "-m", ipv6=ipv6, rport=8080).add("rs1")
     assert service.get("/who").split()[4] == "8080"
@@ -63,7 +60,7 @@ def test_the_director_keeps_account(any_lab: Lab, method: str, ipv6: bool, tmp_p
         assert traffic.outpkts == traffic.outbytes == 0, "the replies of DR do not pass the director"
 
 
-@ALL
+@EVERYWHERE
 def test_the_connection_is_on_the_list(any_lab: Lab, method: str, ipv6: bool) -> None:
     service = Service(any_lab, method, ipv6=ipv6).add("rs3")
     port = service.get("/who").split()[2]

@@ -11,7 +11,7 @@ from pylvs.datapath import instance
 from pylvs.lab import Lab, wait_for
 from pylvs.lab.servers import BIG_SIZE
 
-from .conftest import CONNTRACK
+from .conftest import EVERYWHERE, places
 from .service import Service
 
 STARTED = 256 << 10
@@ -32,7 +32,7 @@ def settled(value: Callable[[], int]) -> Callable[[], bool]:
     return check
 
 
-@pytest.mark.parametrize("any_lab", ["nat", "nat-router", "dr", *CONNTRACK], indirect=True)
+@EVERYWHERE
 def test_every_byte_arrives(any_lab: Lab, method: str, ipv6: bool, tmp_path: Path) -> None:
     """At full speed, so that the frames are of the large kind that segmentation offload makes."""
     service = Service(any_lab, method, ipv6=ipv6).add()
@@ -41,6 +41,7 @@ def test_every_byte_arrives(any_lab: Lab, method: str, ipv6: bool, tmp_path: Pat
         download.finish()
 
 
+@EVERYWHERE
 def test_bulk_in_both_directions(any_lab: Lab, method: str, ipv6: bool) -> None:
     service = Service(any_lab, method, ipv6=ipv6, port=5201).add("rs1")
     server = any_lab.serve_iperf3("rs1")
@@ -54,6 +55,7 @@ def test_bulk_in_both_directions(any_lab: Lab, method: str, ipv6: bool) -> None:
         any_lab.stop(server)
 
 
+@EVERYWHERE
 def test_a_removed_real_server_is_silent_and_a_returned_one_goes_on(
     any_lab: Lab, method: str, ipv6: bool, tmp_path: Path
 ) -> None:
@@ -82,6 +84,7 @@ def test_weight_0_keeps_old_connections_and_takes_no_new_ones(
     download.finish()
 
 
+@places("nat", "nat-router", "dr", "nat conntrack")
 def test_programs_are_replaced_in_the_middle_of_a_transfer(any_lab: Lab, method: str, tmp_path: Path) -> None:
     """New programs take over the maps and the links; no packet meets an interface without one."""
     service = Service(any_lab, method).add("rs1")

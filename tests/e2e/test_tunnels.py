@@ -8,9 +8,6 @@ every forwarding method.
 
 import itertools
 import json
-import socket
-import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -18,6 +15,9 @@ import pytest
 
 from pylvs.lab import Lab
 from pylvs.lab.lab import console_script
+from support.upload import MEGABYTE, upload
+
+from .conftest import BOTH_WAYS, forwarding
 
 PORT = 9000
 GUE = "--tun-type gue --tun-port 6080"
@@ -25,7 +25,6 @@ KINDS = {
     "ipip": "", "gre": "--tun-type gre", "gre-csum": "--tun-type gre --tun-csum", "gue": GUE,
     "gue-csum": f"{GUE} --tun-csum",
 }  # fmt: skip
-MEGABYTE = bytes(range(256)) * (1 << 12)
 NARROW = 1300
 EXAMPLE_3 = """
 -A -t 207.175.44.110:80 -s rr
@@ -48,41 +47,10 @@ def tun_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def tun(tun_lab: Lab) -> Iterator[Lab]:
-    yield tun_lab
+def tun(tun_lab: Lab, by_stack: bool) -> Iterator[Lab]:
+    with forwarding(tun_lab, by_stack):
+        yield tun_lab
     tun_lab.ipvsadm("-C")
-
-
-def _upload(lab: Lab, vip: str, port: int, megabytes: int = 1, at: str = "") -> None:
-    """Send so much to a VIP; rs1, which listens at this address (the VIP), must get all of it as it is."""
-    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
-    got = [0, 0]  # bytes, and their CRC
-
-    def serve() -> None:
-        with listener.accept()[0] as one:
-            one.settimeout(10)
-            while piece := one.recv(1 << 20):
-                got[:] = got[0] + len(piece), zlib.crc32(piece, got[1])
-            one.sendall(b"thanks")
-
-    with lab.socket("rs1", family) as listener, lab.socket("client", family) as client:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((at or vip, port))
-        listener.listen()
-        listener.settimeout(10)
-        server = threading.Thread(target=serve, daemon=True)
-        server.start()
-        client.settimeout(10)
-        client.connect((vip, port))
-        for _ in range(megabytes):
-            client.sendall(MEGABYTE)
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(100) == b"thanks"
-        server.join()
-    sent = 0
-    for _ in range(megabytes):
-        sent = zlib.crc32(MEGABYTE, sent)
-    assert got == [megabytes * len(MEGABYTE), sent]
 
 
 def _sent(lab: Lab) -> int:
@@ -120,13 +88,14 @@ def test_by_the_stack(tun: Lab) -> None:
     try:
         tun.ipvsadm("-R", input="\n".join(restore) + "\n")
         for vip, port in services:
-            _upload(tun, vip, port)
+            upload(tun, vip, port)
         assert "counter packets 0 " not in tun.run("director", "nft list ruleset").stdout
     finally:
         tun.pylvs("sysctl -q conntrack=0")
         tun.run("director", "nft delete table inet filter")
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "cut"])
 def test_every_byte_arrives(tun: Lab, merged: bool) -> None:
     """Of each type and mixture of families, at full speed: the client's machine leaves packets merged and checksums to
@@ -141,7 +110,7 @@ def test_every_byte_arrives(tun: Lab, merged: bool) -> None:
     before = _sent(tun)
     with nullcontext() if merged else _segmenting(tun):
         for vip, port in services:
-            _upload(tun, vip, port)
+            upload(tun, vip, port)
     segments = len(services) * len(MEGABYTE) // 1400
     sent = _sent(tun) - before
     assert sent < segments // 2 if merged else sent > segments, f"{sent} packets left the director"
@@ -188,5 +157,5 @@ def test_100_megabytes_along_a_narrower_way(request: pytest.FixtureRequest, meth
     rip = lab.host("rs1").ipv4
     lab.ipvsadm("-R", input=f"-A -t {lab.vip}:{PORT} -s rr\n-a -t {lab.vip}:{PORT} -r {rip}:{PORT} {method}\n")
     with _narrow(lab, rip):
-        _upload(lab, lab.vip, PORT, 100, rip if method == "-m" else "")
+        upload(lab, lab.vip, PORT, 100 * len(MEGABYTE), rip if method == "-m" else "")
     assert "dropped_too_big" in lab.pylvs("status --drops").stdout

@@ -13,7 +13,7 @@ from pylvs.lab import Lab
 from support.fragments import cut
 from support.packets import UDP, ip, udp
 
-from .conftest import CONNTRACK
+from .conftest import EVERYWHERE
 from .service import Service
 
 PORT, RPORT, SPORT = 5300, 5301, 40000
@@ -51,6 +51,7 @@ else:
 """
 
 
+@EVERYWHERE
 def test_queries_are_spread_and_answered_from_the_vip(any_lab: Lab, method: str, ipv6: bool) -> None:
     service = Service(any_lab, method, ipv6=ipv6, port=53, kind="-u").add()
     assert Counter(service.dig() for _ in range(6)) == {"rs1": 2, "rs2": 2, "rs3": 2}
@@ -102,7 +103,7 @@ def service(any_lab: Lab, method: str, ipv6: bool) -> Service:
     return Service(any_lab, method, ipv6=ipv6, port=PORT, rport=rport, kind="-u").add("rs1")
 
 
-@pytest.mark.parametrize("any_lab", ["nat", "nat-router", "dr", *CONNTRACK], indirect=True)
+@EVERYWHERE
 def test_large_datagrams_and_their_answers(any_lab: Lab, service: Service) -> None:
     with echo(any_lab, service, "rs1"):
         answers = ask(any_lab, service, *map(str, SIZES))
@@ -114,6 +115,7 @@ def test_large_datagrams_and_their_answers(any_lab: Lab, service: Service) -> No
         assert (traffic.outpkts, traffic.outbytes) == (traffic.inpkts, traffic.inbytes)
 
 
+@EVERYWHERE
 def test_the_last_piece_first(any_lab: Lab, service: Service) -> None:
     client = any_lab.host("client")
     payload = bytes(range(256)) * 234

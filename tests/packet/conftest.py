@@ -8,8 +8,9 @@ import pytest
 from support.harness import Harness
 from support.network import family, lvs, network
 from support.packets import TCP, UDP
+from support.tuns import tuns
 
-__all__ = ["family", "lvs", "movable", "network", "own_network", "protocol"]
+__all__ = ["alone", "family", "lvs", "movable", "network", "own_network", "protocol", "tuns"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +26,18 @@ def own_network() -> Iterator[Harness]:
     with Harness() as harness:
         harness.leave()
         yield harness
+
+
+@pytest.fixture
+def alone(own_network: Harness) -> Iterator[Harness]:
+    """A director of one's own with nothing configured: files have it as their `lvs`."""
+    own_network.enter()
+    try:
+        own_network.reset()
+        yield own_network
+    finally:
+        own_network.enter()
+        own_network.leave()
 
 
 @pytest.fixture

@@ -255,6 +255,15 @@ def test_it_is_on_all_interfaces_or_on_those_that_were_named(server: RealServer)
         assert set(running.attached()) == {number["p0"], number["e0"]}
 
 
+def test_only_interfaces_with_ethernet_headers(server: RealServer) -> None:
+    ip("tuntap add dev t9 mode tun\nlink set t9 up\n")
+    with pytest.raises(InvalidValue, match="t9 has no Ethernet header"):
+        decap.run(Decapsulation(), ["t9"])
+    with decap.run(Decapsulation(mss=(1400, 1400))) as running:
+        numbers = {one.ifindex for one in netlink.interfaces() if one.name in ("e0", "p0")}
+        assert set(running.attached()) == set(running.clamps()) == numbers
+
+
 def test_status_says_it_all(server: RealServer) -> None:
     assert _pylvs("decap", "--dev", "e0", "--vip", VIP, "--port", "7000", "--director", DIP)[1] == (
         "unwraps gue (port 7000) on e0\n"

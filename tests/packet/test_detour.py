@@ -1,19 +1,16 @@
 """The detour: packets that netfilter has marked are routed to the packet path. Here: what is set up and undone, killed
 in the middle or not, and that a hop is counted once. tests/e2e/test_marks.py has the packets."""
 
-import os
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from pylvs import Director
 from pylvs.datapath import detour, netlink
 from pylvs.errors import InvalidValue, NotSupported
 from pylvs.marks import mark_route
 from pylvs.model import MarkRoute
+from support.dying import by_director, dying_at, in_child
 from support.harness import INDEX, Harness, ip
 from support.packets import dissect, wrong_sums
 from support.talk import IPV4, IPV6, Family, Talk
@@ -169,29 +166,7 @@ def test_routes_that_cannot_be(arguments: tuple) -> None:
 # ---- killed ----
 
 
-def _dies_at(number: int, work: Callable[[Director], None]) -> bool:
-    """In a child: do the work, but die just before the kernel is told for the n-th time. False: it came to its end."""
-    child = os.fork()
-    if not child:
-        left = [number]
-
-        def dies(original: Any) -> Any:
-            def told(*arguments: Any) -> Any:
-                left[0] -= 1
-                if not left[0]:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*arguments)
-
-            return told
-
-        try:
-            netlink.change = dies(netlink.change)
-            detour._setting = dies(detour._setting)
-            with Director() as director:
-                work(director)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+STEPS = ((netlink, "change"), (detour, "_setting"))
 
 
 WORK = {"add": lambda d: d.add_mark_route(ONE), "delete": lambda d: d.delete_mark_route(ONE)}
@@ -206,7 +181,7 @@ def test_killed_at_every_step(lvs: Harness, name: str, then: str) -> None:
         detour.clear()
         if name == "delete":
             lvs.director.add_mark_route(ONE)
-        if not _dies_at(died + 1, WORK[name]):
+        if in_child(dying_at(died + 1, STEPS, by_director(WORK[name]))) == 0:
             break
         died += 1
         assert any(rule.startswith(("0: from all lookup local", "2: from all lookup local")) for rule in rules())
@@ -233,7 +208,7 @@ def test_unload_after_a_kill_at_every_step(lvs: Harness, name: str) -> None:
         detour.clear()
         if name == "delete":
             lvs.director.add_mark_route(ONE)
-        if not _dies_at(died + 1, WORK[name]):
+        if in_child(dying_at(died + 1, STEPS, by_director(WORK[name]))) == 0:
             break
         died += 1
         detour.clear()  # as unload does

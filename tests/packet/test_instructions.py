@@ -22,7 +22,10 @@ from support.harness import Harness
 RECORD = Path(__file__).with_name("instructions.json")
 ROOT = Path(__file__).parents[2]
 MOST = 1.10
-PROGRAMS = ("ingress", "related", "fragment", "ftp", "orphan", "egress", "start", "catch_up", "decide", "flush")
+PROGRAMS = (
+    "ingress", "related", "fragment", "ftp", "orphan", "egress", "complaint", "ftp_leaves",
+    "start", "catch_up", "decide", "flush",
+)  # fmt: skip
 VARIABLE = "PYLVS_RECORD_INSTRUCTIONS"
 # in struct bpf_prog_info of linux/bpf.h
 _INFO_SIZE, _XLATED_PROG_LEN, _VERIFIED_INSNS, _INSTRUCTION = 232, 20, 216, 8

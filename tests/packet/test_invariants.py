@@ -9,12 +9,13 @@ Each example is a short story of one service with three real servers, each with 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from support.forwarding import ByStack
 from support.fragments import cut, join
 from support.harness import MACS, Harness, Result, ip
 from support.packets import (
@@ -71,7 +72,10 @@ class Server(NamedTuple):
 class Story:
     """A service, its real servers, and what must be true of each packet that leaves."""
 
-    def __init__(self, lvs: Harness, data: st.DataObject):
+    def __init__(self, lvs: Harness, data: st.DataObject, by_stack: bool):
+        if by_stack:
+            hardware = {one: link for all in SERVERS.values() for one, link in zip(all, HARDWARE, strict=True)}
+            lvs = cast(Harness, ByStack(lvs, hardware))
         lvs.reset()
         self.lvs, self.data = lvs, data
         self.family: Family = data.draw(st.sampled_from(FAMILIES))
@@ -165,6 +169,21 @@ class Story:
                                          1300, **self.header()))  # fmt: skip
         self.left(packet, self.lvs.from_client(packet), sport)
 
+    def protest(self) -> None:
+        """From a real server's side, about a request; mostly one that it has had."""
+        server, sport = self.data.draw(st.sampled_from(self.servers)), self.data.draw(st.sampled_from(PORTS))
+        if self.asked and self.data.draw(st.integers(0, 3)):
+            sport, server = self.data.draw(st.sampled_from(sorted(self.asked.items())))
+        if server.outer is not self.family:
+            return
+        seen = self.family._replace(vip=server.address) if server.method == "nat" else self.family
+        asked = Talk(self.lvs, seen, self.protocol, sport, server.port).question(
+            "DATA" if self.protocol == SCTP else "A", b"" if self.protocol == SCTP else b"request"
+        )
+        packet = self._spoilt(icmp_error(server.address, self.family.client, TOO_BIG[self.family.version], asked,
+                                         1300, **self.header()))  # fmt: skip
+        self.left(packet, self.lvs.from_server(packet), sport)
+
     def pieces(self) -> None:
         """A datagram that the client's side has cut."""
         talk = self.talk.from_port(self.data.draw(st.sampled_from(PORTS)))
@@ -247,7 +266,7 @@ def _is_piece(packet: bytes) -> bool:
 
 
 STEPS = st.lists(
-    st.sampled_from(["request", "request", "request", "edit", "reply", "reply", "complaint", "pieces", "time"]),
+    st.sampled_from([*["request"] * 3, "edit", "reply", "reply", "complaint", "protest", "pieces", "time"]),
     min_size=4, max_size=14,
 )  # fmt: skip
 
@@ -256,9 +275,10 @@ STEPS = st.lists(
     max_examples=45, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
+@pytest.mark.parametrize("by_stack", [False, True], ids=["", "by the stack"])
 @given(data=st.data())
-def test_any_story(lvs: Harness, neighbours: None, data: st.DataObject) -> None:
-    story = Story(lvs, data)
+def test_any_story(lvs: Harness, neighbours: None, by_stack: bool, data: st.DataObject) -> None:
+    story = Story(lvs, data, by_stack)
     for step in data.draw(STEPS):
         if step == "edit":
             story.edit(data.draw(st.sampled_from(story.servers)))

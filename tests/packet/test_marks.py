@@ -1,7 +1,5 @@
 """The director's own marks: rules in order, of which the first that matches counts. Compared with a plain model."""
 
-import os
-import signal
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -9,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pylvs import Director
 from pylvs.datapath import _layout, syscall
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.maps import SharedArray
@@ -17,6 +14,7 @@ from pylvs.datapath.markrules import pack, unpack
 from pylvs.errors import InvalidValue, TableFull
 from pylvs.marks import mark_rule
 from pylvs.model import MarkRule, real_server, virtual_service
+from support.dying import by_director, dying_at, in_child
 from support.harness import CLIENT, INDEX, SERVER, Harness, frame
 from support.packets import TCP, UDP, ip, tcp, udp
 from support.talk import IPV4, IPV6, Family
@@ -290,24 +288,7 @@ OPERATIONS = {
 }
 
 
-def _dies_at(number: int, name: str, torn: bool) -> None:
-    """In a child: do it, but die just before the n-th store, or in the middle of it."""
-    left = [number]
-
-    def dies(original: Any) -> Any:
-        def store(array: SharedArray, at: int, *what: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                if torn and len(what) == 1:
-                    original(array, at, what[0][: len(what[0]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            original(array, at, *what)
-
-        return store
-
-    SharedArray.write, SharedArray.put = dies(SharedArray.write), dies(SharedArray.put)  # type: ignore[method-assign]
-    with Director() as director:
-        OPERATIONS[name](director)
+STORES = ((SharedArray, "write"), (SharedArray, "put"))
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "within"])
@@ -321,19 +302,13 @@ def test_killed_at_every_store(lvs: Harness, name: str, torn: bool) -> None:
         _services(lvs)
         lvs.director.set_marks(old)
         lvs.instance.config.put(0, "marks_moved", 0)  # the child need not wait
-        child = os.fork()
-        if not child:
-            try:
-                _dies_at(died + 1, name, torn)
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
+        ended = in_child(dying_at(died + 1, STORES, by_director(OPERATIONS[name]), torn))
         if new is None:
             lvs.director.set_marks(old)
             OPERATIONS[name](lvs.director)
             new = lvs.director.marks()
             continue
-        if not os.WIFSIGNALED(status):
+        if ended == 0:
             break
         died += 1
         seen = lvs.director.marks()

@@ -1,16 +1,21 @@
 """What is too big for its way and may be fragmented leaves in pieces, whatever the forwarding method (facts 6.8)."""
 
+import fcntl
 import random
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from support.harness import CLIENT, MACS, SERVER, Harness, ip
-from support.packets import UDP, dissect, wrong_sums
-from support.talk import IPV4, Talk
+from support.harness import CLIENT, MACS, SERVER, Harness, frame, ip
+from support.packets import ICMP6, UDP, dissect, wrong_sums
+from support.packets import ip as build
+from support.talk import IPV4, IPV6, Talk
 from support.tunnels import pending, reassemble, unwrap, wrong_tunnel_sums
 
+_SIOCSIFMTU = 0x8922
 _WAYS = "route replace 10.2.0.0/16 via 10.0.2.2{0}\nroute replace 10.1.0.0/16 via 10.0.1.2{0}"
 
 
@@ -110,12 +115,103 @@ def test_an_unknown_next_hop(narrow: Harness) -> None:
     assert len(result.frame) == 14 + 20 + len(question) - 20 - (1400 - 20) // 8 * 8
 
 
-def test_ip_options_are_not_cut(narrow: Harness) -> None:
-    """Some belong into the first piece alone; such packets are dropped under a name of their own."""
-    talk = Talk(narrow, IPV4).serve()
-    talk.asks("S")
-    question = talk.question("A", _payload(1401), options=b"\x07\x07\x04" + bytes(5))
-    assert narrow.from_client(question).reason == "dropped_needs_fragments"
+# options, and what kernel IPVS puts into the second fragment and those behind it
+OPTIONS = {
+    "none for all": ("0707040000000001", "0101010101010101"),
+    "one for all": ("880401020707040000000001", "880401020101010101010101"),
+    "for all behind the others": ("440805000000000094040000", "010101010101010194040000"),
+    "nothing between": ("0101820b00000000000000000001010107030400", "0101820b00000000000000000001010101010100"),
+    "the end, and something behind it": ("0703040007030400", "0101010007030400"),
+    "too long for its place": ("94040000440905000000000001010101", "94040000010101010101010101010101"),
+}
+NONSENSE = {
+    "no length": "0700000094040000",
+    "longer than the header": "070d040000000000",
+    "cut off": "0101010101010107",
+}
+
+
+@pytest.mark.parametrize("which", OPTIONS)
+@pytest.mark.parametrize("method", ["-m", "-g"])
+def test_ip_options(lvs: Harness, mtu: int, method: str, which: str) -> None:
+    """Which belong into every fragment they say themselves; the others turn to nothing."""
+    first, later = map(bytes.fromhex, OPTIONS[which])
+    talk = Talk(lvs, IPV4, UDP, rport=80).serve(method=method)
+    question = talk.question("A", _payload(1401), options=first)
+    step = (mtu - 20 - len(first)) // 8 * 8
+    _, pieces = _sent(lvs, question, -(-(len(question) - 20 - len(first)) // step))
+    assert all(len(piece) <= mtu for piece in pieces)
+    assert pieces[0][20 : 20 + len(first)] == first
+    assert {piece[20 : 20 + len(first)] for piece in pieces[1:]} == {later}
+    whole = reassemble(pieces)
+    assert not wrong_sums(whole)
+    assert dissect(whole).payload == dissect(question).payload
+
+
+@pytest.mark.parametrize("which", NONSENSE)
+def test_ip_options_without_sense(narrow: Harness, which: str) -> None:
+    options = bytes.fromhex(NONSENSE[which])
+    talk = Talk(narrow, IPV4, UDP, rport=80).serve(method="-g")
+    _, pieces = _sent(narrow, talk.question("A", _payload(1450), options=options), 2)
+    assert [piece[20:28] for piece in pieces] == [options, options]
+
+
+def test_ip_options_of_a_fragment_that_is_cut_again(narrow: Harness) -> None:
+    """One that is not the first has its own options, whatever they say."""
+    options = bytes.fromhex("0707040000000001")
+    talk = Talk(narrow, IPV4, UDP, rport=80).serve(method="-g")
+    ports = dissect(talk.question("A", _payload(72))).segment
+    first, later = (
+        build(IPV4.client, IPV4.vip, UDP, data, more=True, fragment=at, ident=9, options=options, check=False)
+        for at, data in ((0, ports), (80, _payload(1440)))
+    )
+    assert narrow.from_client(first).reason == "forwarded_route"
+    _, pieces = _sent(narrow, later, 2)
+    assert [piece[20:28] for piece in pieces] == [options, options]
+
+
+def test_ip_options_in_a_tunnel(lvs: Harness) -> None:
+    """The outer header, which is the one that is cut, has none."""
+    talk = Talk(lvs, IPV4, UDP, rport=80).serve(method="-i")
+    question = talk.question("A", _payload(1460), options=bytes.fromhex("880401020707040000000001"))
+    _, pieces = _sent(lvs, question, 2)
+    inner = dissect(unwrap(reassemble(pieces)).inner)
+    assert (inner.raw[20:32], inner.payload) == (question[20:32], dissect(question).payload)
+
+
+def test_extension_headers(lvs: Harness) -> None:
+    """IPv6's routers cut nothing, whatever there is between the headers: the sender is told."""
+    talk = Talk(lvs, IPV6, UDP, rport=80).serve(method="-i")
+    for extensions in ([(0, bytes(6))], [(60, bytes(14)), (43, bytes(6))]):
+        result = lvs.from_client(talk.question("A", _payload(1416), extensions=extensions))
+        assert result.reason == "dropped_too_big"
+        assert (result.packet.protocol, result.packet.icmp[:2]) == (ICMP6, (2, 0))
+
+
+@pytest.mark.parametrize("method", ["-m", "-g"])
+@pytest.mark.parametrize("mtu", [1500, 20000])
+def test_long_packets(movable: Harness, method: str, mtu: int) -> None:
+    """As long as a packet can be, from a network that carries such; BPF_PROG_TEST_RUN takes none of them."""
+    talk = Talk(movable, IPV4, UDP, rport=80).serve(method=method)
+    with movable.cable(CLIENT) as near, movable.cable(SERVER) as far:
+        for cable, inside, name in ((near, "d0", "c0"), (far, "d1", "r0")):
+            _widen(cable, name, 65535)
+            ip(f"link set {inside} mtu 65535")
+        ip(_WAYS.format(f" mtu lock {mtu}"))
+        for size in (mtu + 5000, 40000, 65535 - 28):
+            question = talk.question("A", _payload(size), ident=size)
+            with movable.beyond() as arrived:
+                near.send(frame(question))
+                pieces = [piece[14:] for piece in arrived(-(-(size + 8) // min((mtu - 20) // 8 * 8, 15360)))]
+            assert all(len(piece) <= mtu for piece in pieces)
+            whole = reassemble(pieces)
+            assert not wrong_sums(whole)
+            assert dissect(whole).payload == dissect(question).payload
+
+
+def _widen(cable: socket.socket, name: str, mtu: int) -> None:
+    """An interface of the namespace that a socket is in."""
+    fcntl.ioctl(cable, _SIOCSIFMTU, struct.pack("16si12x", name.encode(), mtu))
 
 
 @pytest.mark.parametrize("server", ["10.2.0.1", "[fd00:2::1]"], ids=["4in4", "4in6"])

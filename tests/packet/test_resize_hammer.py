@@ -15,7 +15,8 @@ import pytest
 from pylvs.datapath import _layout, resize, syscall
 from pylvs.lab.waiting import wait_for
 from support.books import Ledger, audit
-from support.harness import CLIENT, INDEX, SERVER, Harness, _setns, frame
+from support.harness import CLIENT, INDEX, SERVER, Harness, frame
+from support.netns import setns
 from support.talk import FAMILIES, Talk
 
 ROUNDS = 60
@@ -31,7 +32,7 @@ def lvs() -> Iterator[Harness]:
 
 def _cable(lvs: Harness, peer: str) -> socket.socket:
     """The other end of one of the director's cables."""
-    _setns(lvs._peers)
+    setns(lvs._peers)
     try:
         end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         end.bind((peer, 0))

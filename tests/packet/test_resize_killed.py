@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,9 @@ from pylvs.datapath.maps import SharedArray
 from pylvs.model import Timeouts
 from support.books import PROGRAMS, Ledger, audit
 from support.books import programs as pinned
-from support.harness import CLIENT, SERVER, Harness, _Maps, frame
+from support.dying import dying_at, in_child
+from support.harness import CLIENT, SERVER, Harness, frame
+from support.mapstate import MapState
 from support.packets import UDP
 from support.talk import FAMILIES, IPV4, Family, Talk
 
@@ -59,10 +60,10 @@ class Stage:
         lvs.reload(bits)
         self._loaded: dict[tuple, Loaded] = {}
         self._load = programs.load
-        self._empty = _Maps(f"{lvs.instance.path}/maps")
+        self._empty = MapState(f"{lvs.instance.path}/maps")
         self.talks = self._crowd()
         self.kept, self.ledger = self.connections(), audit(lvs.instance)
-        self._maps = _Maps(f"{lvs.instance.path}/maps")
+        self._maps = MapState(f"{lvs.instance.path}/maps")
         self._clock = lvs.instance.config.get(0, "clock_offset")
         self._tables = {name: syscall.get(lvs.instance.table_pin(name)) for name in datapath.TABLE}
         self._new: dict[str, int] = {}
@@ -194,42 +195,17 @@ class Stage:
         return True
 
 
-def _die_at(lvs: Harness, number: int, bits: int) -> int:
-    """Resize in a process that dies just before its n-th step; how it ended."""
-    child = os.fork()
-    if child == 0:
-        code = 99
+def _resize(bits: int) -> int:
+    """Where the process may die: in small steps; 7 if the connections do not fit."""
+    resize._SLICE, resize._FULLEST = 16, 9
+    found = datapath.find()
+    assert found is not None
+    with found.locked():
         try:
-            left = [number]
-
-            def dies(original: Callable) -> Callable:
-                def step(*arguments: Any, **more: Any) -> object:
-                    left[0] -= 1
-                    if left[0] == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return original(*arguments, **more)
-
-                return step
-
-            for place, name in STEPS:
-                setattr(place, name, dies(getattr(place, name)))
-            resize._SLICE, resize._FULLEST = 16, 9
-            found = datapath.find()
-            assert found is not None
-            with found.locked():
-                try:
-                    resize.resize(found, bits)
-                except resize.TableFull:
-                    code = 7
-                else:
-                    code = 0
-        finally:
-            if code == 99:
-                import traceback
-
-                traceback.print_exc()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            resize.resize(found, bits)
+        except resize.TableFull:
+            return 7
+    return 0
 
 
 @pytest.fixture
@@ -256,7 +232,7 @@ def test_killed_at_every_step(lvs: Harness, before: int, after: int, full: bool,
         while True:
             stage.put_back()
             assert stage.connections() == stage.kept
-            ended = _die_at(lvs, died + stride, after)
+            ended = in_child(dying_at(died + stride, STEPS, lambda: _resize(after)))
             if ended != -signal.SIGKILL:
                 break
             died += stride

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from model import sctp as model
 from pylvs.protocols.sctp import HALF_OPEN, shift_bytes
 from support.books import books
-from support.harness import CLIENT, SERVER, Harness, _setns, frame
+from support.harness import CLIENT, SERVER, Harness, frame
+from support.netns import setns
 from support.packets import (
     ICMP,
     ICMP6,
@@ -308,7 +309,7 @@ class Cable:
     NEEDS_CSUM = 1
 
     def __init__(self, lvs: Harness):
-        _setns(lvs._peers)
+        setns(lvs._peers)
         try:
             self.ends = {}
             for interface, peer in ((CLIENT, "c0"), (SERVER, "r0")):

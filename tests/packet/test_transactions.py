@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from packet.test_instance import _behaviour, _behaviour_of, _in_child, _listing, _server
 from pylvs.datapath import _layout, bpffs, instance, journal, loading, syscall
 from pylvs.datapath.maps import SharedArray
 from pylvs.datapath.services import ServiceTable
@@ -22,11 +21,11 @@ from pylvs.errors import InvalidValue, NoSuchService, TableFull
 from pylvs.ipvsadm.commands import Shell
 from pylvs.model import UDP, Timeouts, VirtualService, real_server, virtual_service
 from pylvs.plan import Plan
+from support.dying import by_director, dying_at, in_child
 from support.harness import Harness
+from support.tables import MAIL, WEB, behaviour, behaviour_of, configured, server
 from support.talk import IPV4, Talk
 
-WEB = virtual_service(IPV4.vip, 80, scheduler="rr")
-MAIL = virtual_service(IPV4.vip, 25, scheduler="wrr")
 SAFE = virtual_service(IPV4.vip, 443, scheduler="wlc", persistent=60)
 NEWS = virtual_service(IPV4.vip, 119, scheduler="sh")
 ALL = (WEB, MAIL, SAFE, NEWS)
@@ -37,14 +36,8 @@ STORES = (
 
 
 @pytest.fixture
-def lvs(own_network: Harness) -> Iterator[Harness]:
-    own_network.enter()
-    try:
-        own_network.reset()
-        yield own_network
-    finally:
-        own_network.enter()
-        own_network.leave()
+def lvs(alone: Harness) -> Harness:
+    return alone
 
 
 def _fill(lvs: Harness) -> Talk:
@@ -54,8 +47,8 @@ def _fill(lvs: Harness) -> Talk:
     for service in (WEB, MAIL, SAFE):
         director.add_service(service)
         for number in (1, 2, 3):
-            director.add_destination(service, _server(number, number))
-    director.delete_destination(WEB, _server(3))
+            director.add_destination(service, server(number, number))
+    director.delete_destination(WEB, server(3))
     lvs.reopen()
     talk = Talk(lvs, IPV4)
     while (first := talk.asks("S").packet.dst) != "10.2.0.1":
@@ -67,13 +60,13 @@ def _change(table: Plan) -> None:
     """Web gets other real servers, one of them from the trash; mail goes, news comes; the persistent one stays."""
     table.flush()
     table.add_service(NEWS)
-    table.add_destination(NEWS, _server(5))
+    table.add_destination(NEWS, server(5))
     table.add_service(SAFE)
     for number in (1, 2, 3):
-        table.add_destination(SAFE, _server(number, number))
+        table.add_destination(SAFE, server(number, number))
     table.add_service(WEB)
     for number in (4, 3, 1):
-        table.add_destination(WEB, _server(number, 2))
+        table.add_destination(WEB, server(number, 2))
     table.set_timeouts(Timeouts(500, 60, 70))
 
 
@@ -82,25 +75,8 @@ def _transact(director: Director, change: Callable[[Plan], object] = _change) ->
         change(table)
 
 
-def _dying_at(number: int, work: Callable[[Director], object]) -> Callable[[], None]:
-    def run() -> None:
-        left = [number]
-
-        def dies(original: Callable) -> Callable:
-            def store(*arguments: Any) -> object:
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*arguments)
-
-            return store
-
-        for place, name in STORES:
-            setattr(place, name, dies(getattr(place, name)))
-        with Director() as director:
-            work(director)
-
-    return run
+def _dying_at(number: int, work: Callable[[Director], object]) -> Callable[[], object]:
+    return dying_at(number, STORES, by_director(work))
 
 
 def _is_tidy(lvs: Harness) -> None:
@@ -138,9 +114,9 @@ def test_what_is_in_both_tables_stays(lvs: Harness) -> None:
     assert talk.asks("A").reason == "forwarded_nat_request" and talk.answers("A").reason == "forwarded_nat_reply"
     assert {n: lvs.number_of(SAFE, f"10.2.0.{n}", 8080) for n in (1, 2, 3)} == numbers
     assert {sticky.from_port(sport).asks("S").packet.dst for sport in range(2000, 2006)} == {first}
-    assert _behaviour(lvs, NEWS, 3000) == {"10.2.0.5"}
-    assert _behaviour(lvs, WEB, 3000) == {"10.2.0.1", "10.2.0.3", "10.2.0.4"}
-    assert _behaviour(lvs, MAIL, 3000) == {"up_no_service"}
+    assert behaviour(lvs, NEWS, 3000) == {"10.2.0.5"}
+    assert behaviour(lvs, WEB, 3000) == {"10.2.0.1", "10.2.0.3", "10.2.0.4"}
+    assert behaviour(lvs, MAIL, 3000) == {"up_no_service"}
     assert lvs.director.timeouts() == Timeouts(500, 60, 70)
     _is_tidy(lvs)
 
@@ -157,7 +133,7 @@ def test_the_same_table_is_no_change(lvs: Harness) -> None:
                 table.add_service(service)
                 numbers = (1, 2) if service is WEB else (1, 2, 3)
                 for number in numbers[::order]:
-                    table.add_destination(service, _server(number, number))
+                    table.add_destination(service, server(number, number))
         assert (lvs.instance.config.get(0, "generation") == generation) == (order == 1)
         assert lvs.ipvsadm("-Sn").splitlines() == lines
         _is_tidy(lvs)
@@ -166,12 +142,12 @@ def test_the_same_table_is_no_change(lvs: Harness) -> None:
 def test_round_robin_goes_on_where_it_was(lvs: Harness) -> None:
     lvs.director.add_service(WEB)
     for number in (1, 2, 3):
-        lvs.director.add_destination(WEB, _server(number))
+        lvs.director.add_destination(WEB, server(number))
     asked = [Talk(lvs, IPV4, sport=sport).asks("S").packet.dst for sport in (2000, 2001)]
     assert asked == ["10.2.0.3", "10.2.0.2"]
-    _transact(lvs.director, lambda table: table.delete_destination(WEB, _server(3)))
+    _transact(lvs.director, lambda table: table.delete_destination(WEB, server(3)))
     assert Talk(lvs, IPV4, sport=2002).asks("S").packet.dst == "10.2.0.1"
-    _transact(lvs.director, lambda table: table.add_destination(WEB, _server(4)))
+    _transact(lvs.director, lambda table: table.add_destination(WEB, server(4)))
     assert [Talk(lvs, IPV4, sport=sport).asks("S").packet.dst for sport in (2003, 2004)] == ["10.2.0.4", "10.2.0.2"]
 
 
@@ -195,7 +171,7 @@ def test_an_empty_table(lvs: Harness) -> None:
 def test_a_deleted_real_servers_connections_end_if_so_set(lvs: Harness) -> None:
     talk = _fill(lvs)
     lvs.set(expire_nodest_conn=1)
-    _transact(lvs.director, lambda table: table.delete_destination(WEB, _server(1)))
+    _transact(lvs.director, lambda table: table.delete_destination(WEB, server(1)))
     assert talk.asks("A").reason not in ("dropped_destination_gone", "forwarded_nat_request")
 
 
@@ -204,7 +180,7 @@ def test_calls_from_real_servers_of_a_new_sip_service(lvs: Harness) -> None:
 
     def change(table: Plan) -> None:
         table.add_service(phone)
-        table.add_destination(phone, _server(1))
+        table.add_destination(phone, server(1))
 
     _transact(lvs.director, change)
     assert len(lvs.instance.speakers.keys()) == 1
@@ -222,32 +198,32 @@ def test_any_table_follows_any_other(lvs: Harness, seed: int) -> None:
         for service in lot.sample(ALL, lot.randint(0, 4)):
             service = service._replace(scheduler=lot.choice(schedulers), persistent=lot.choice((0, 300)))
             numbers = lot.sample(range(1, 9), lot.randint(0, 5))
-            wanted[service] = [_server(n, lot.randint(0, 3))._replace(upper=lot.choice((0, 99))) for n in numbers]
+            wanted[service] = [server(n, lot.randint(0, 3))._replace(upper=lot.choice((0, 99))) for n in numbers]
 
         def change(table: Plan, wanted: dict[VirtualService, list] = wanted) -> None:
             table.flush()
             for service, servers in wanted.items():
                 table.add_service(service)
-                for server in servers:
-                    table.add_destination(service, server)
+                for one in servers:
+                    table.add_destination(service, one)
 
         _transact(lvs.director, change)
         assert {entry.service: [dest.server for dest in entry.destinations] for entry in lvs.director.services()} == {
             service: servers[::-1] for service, servers in wanted.items()
         }
         _is_tidy(lvs)
-        listing = _listing(lvs.director)
+        listing = configured(lvs.director)
         plain = {s.key for s, servers in wanted.items() if not s.persistent and all(rs.weight for rs in servers)}
         for service in ALL:
             if service.key in plain or service.key not in listing:
-                seen = _behaviour(lvs, service, lot.randrange(2000, 60000))
-                assert seen <= _behaviour_of(listing, service)
+                seen = behaviour(lvs, service, lot.randrange(2000, 60000))
+                assert seen <= behaviour_of(listing, service)
         if lot.random() < 0.5:
             lvs.reopen()
         if lot.random() < 0.3 and WEB.key in listing:
             lvs.director.delete_service(WEB)  # what a process remembers still holds
             lvs.director.add_service(WEB)
-            lvs.director.add_destination(WEB, _server(1))
+            lvs.director.add_destination(WEB, server(1))
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------
@@ -255,7 +231,7 @@ def test_any_table_follows_any_other(lvs: Harness, seed: int) -> None:
 
 def test_a_refusal_changes_nothing(lvs: Harness) -> None:
     _fill(lvs)
-    before, generation = _listing(lvs.director), lvs.instance.config.get(0, "generation")
+    before, generation = configured(lvs.director), lvs.instance.config.get(0, "generation")
 
     def refused(table: Plan) -> None:
         _change(table)
@@ -267,14 +243,14 @@ def test_a_refusal_changes_nothing(lvs: Harness) -> None:
         _transact(lvs.director, lambda table: table.flush() or 1 / 0)
     with pytest.raises(InvalidValue):
         _transact(lvs.director, lambda table: table.add_destination(WEB, real_server("224.0.0.1", 80)))
-    assert (_listing(lvs.director), lvs.instance.config.get(0, "generation")) == (before, generation)
+    assert (configured(lvs.director), lvs.instance.config.get(0, "generation")) == (before, generation)
     _is_tidy(lvs)
 
 
 def test_what_is_refused_in_the_end_changes_nothing(lvs: Harness) -> None:
     """Old and new side by side must fit; and what was reserved before that was seen is free again."""
     _fill(lvs)
-    before = _listing(lvs.director)
+    before = configured(lvs.director)
 
     def many(mark: int, count: int) -> Callable[[Plan], None]:
         def change(table: Plan) -> None:
@@ -288,7 +264,7 @@ def test_what_is_refused_in_the_end_changes_nothing(lvs: Harness) -> None:
     for _ in range(3):
         with pytest.raises(TableFull, match="for both the old and the new"):
             _transact(lvs.director, many(1, room - 2))
-        assert _listing(lvs.director) == before
+        assert configured(lvs.director) == before
         _is_tidy(lvs)
     _transact(lvs.director, many(1, room - 3))
     assert len(list(lvs.director.services())) == room - 3
@@ -337,14 +313,14 @@ def test_nobody_sees_a_part_of_it(lvs: Harness) -> None:
             for mark in range(1, 13):
                 service = virtual_service(fwmark=mark + 6 * weight)
                 table.add_service(service)
-                table.add_destination(service, _server(weight, weight))
+                table.add_destination(service, server(weight, weight))
 
         return change
 
     _transact(lvs.director, table_of(1))
-    one = _listing(lvs.director)
+    one = configured(lvs.director)
     _transact(lvs.director, table_of(2))
-    two = _listing(lvs.director)
+    two = configured(lvs.director)
 
     def swing() -> None:
         with Director() as director:
@@ -353,11 +329,11 @@ def test_nobody_sees_a_part_of_it(lvs: Harness) -> None:
 
     child = os.fork()
     if child == 0:
-        os._exit(_in_child(swing) & 0x7F)
+        os._exit(in_child(swing) & 0x7F)
     seen = set()
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         with Director() as director:
-            now = _listing(director)
+            now = configured(director)
         assert now in (one, two)
         seen.add(now == one)
     assert seen == {False, True}
@@ -365,26 +341,26 @@ def test_nobody_sees_a_part_of_it(lvs: Harness) -> None:
 
 def test_killed_at_every_store(lvs: Harness) -> None:
     _fill(lvs)
-    old = _listing(lvs.director)
+    old = configured(lvs.director)
     _transact(lvs.director)
-    new = _listing(lvs.director)
+    new = configured(lvs.director)
     died = decided = again = 0
     while True:
         talk = _fill(lvs)
-        if _in_child(_dying_at(died + 1, _transact)) == 0:
+        if in_child(_dying_at(died + 1, _transact)) == 0:
             break
         died += 1
         for service in ALL:  # to packets each is old or new, and the one that does not change stays
-            now = _behaviour(lvs, service, 3000 + 10 * died)
+            now = behaviour(lvs, service, 3000 + 10 * died)
             if service is SAFE:  # who is persistent comes to one of them
-                assert now < _behaviour_of(old, service), died
+                assert now < behaviour_of(old, service), died
             else:
-                assert now in (_behaviour_of(old, service), _behaviour_of(new, service)), died
+                assert now in (behaviour_of(old, service), behaviour_of(new, service)), died
         assert talk.asks("A").reason == "forwarded_nat_request" and talk.answers("A").reason == "forwarded_nat_reply"
         # who repairs it is killed, too, each time at another store
-        again += _in_child(_dying_at(1 + died * 7 % 40, lambda director: list(director.services()))) == -signal.SIGKILL
+        again += in_child(_dying_at(1 + died * 7 % 40, lambda director: list(director.services()))) == -signal.SIGKILL
         lvs.reopen()
-        after = _listing(lvs.director)
+        after = configured(lvs.director)
         assert after in (old, new), died
         assert decided <= (after == new), f"killed at store {died}: once it is decided it stays so"
         decided = after == new
@@ -392,14 +368,14 @@ def test_killed_at_every_store(lvs: Harness) -> None:
         assert lvs.director.timeouts() == wanted
         _is_tidy(lvs)
         for service in ALL:
-            now = _behaviour(lvs, service, 3000 + 10 * died + 5000)
-            assert now == _behaviour_of(after, service) or service is SAFE, died
+            now = behaviour(lvs, service, 3000 + 10 * died + 5000)
+            assert now == behaviour_of(after, service) or service is SAFE, died
         assert talk.asks("A").reason == "forwarded_nat_request"
         # and everything can still be done
-        lvs.director.add_destination(WEB, _server(7))
-        lvs.director.delete_destination(WEB, _server(7))
+        lvs.director.add_destination(WEB, server(7))
+        lvs.director.delete_destination(WEB, server(7))
         _transact(lvs.director)
-        assert _listing(lvs.director) == new
+        assert configured(lvs.director) == new
         _is_tidy(lvs)
     assert decided and died > 60 and again > 20
     assert not os.path.exists(f"{lvs.instance.path}/journal")
@@ -408,12 +384,12 @@ def test_killed_at_every_store(lvs: Harness) -> None:
 def test_the_next_change_finishes_it_too(lvs: Harness) -> None:
     _fill(lvs)
     _transact(lvs.director)
-    new = _listing(lvs.director)
+    new = configured(lvs.director)
     for change in (
         lambda director: director.add_service(MAIL),
         lambda director: director.delete_service(NEWS),
         lambda director: director.set_timeouts(Timeouts(0, 0, 0)),
-        lambda director: _transact(director, lambda table: table.delete_destination(WEB, _server(4))),
+        lambda director: _transact(director, lambda table: table.delete_destination(WEB, server(4))),
     ):
         _fill(lvs)
 
@@ -427,13 +403,13 @@ def test_the_next_change_finishes_it_too(lvs: Harness) -> None:
             journal.JournaledTable._put_in_force = once  # type: ignore[method-assign]
             _transact(director)
 
-        assert _in_child(_dying_at(1 << 30, stops)) == -signal.SIGKILL
+        assert in_child(_dying_at(1 << 30, stops)) == -signal.SIGKILL
         assert os.path.exists(f"{lvs.instance.path}/journal")
         with Director() as director:
             change(director)
         expected = dict(new)
         lvs.reopen()
-        now = _listing(lvs.director)
+        now = configured(lvs.director)
         assert {key for key in now if now[key] != expected.get(key)} <= {MAIL.key, WEB.key}
         assert NEWS.key in now or len(now) == len(expected) - 1
         assert MAIL.key not in now or len(now) == len(expected) + 1
@@ -465,7 +441,7 @@ def test_a_journal_that_cannot_be_read_is_said_in_a_line(lvs: Harness) -> None:
 def test_a_journal_of_one_who_was_killed_before_it_was_decided_counts_for_nothing(lvs: Harness) -> None:
     """Not even when the next command is killed in the middle of something else."""
     _fill(lvs)
-    old = _listing(lvs.director)
+    old = configured(lvs.director)
 
     def stops(director: Director) -> None:
         def store(table: journal.JournaledTable, text: dict[str, Any]) -> None:
@@ -476,11 +452,11 @@ def test_a_journal_of_one_who_was_killed_before_it_was_decided_counts_for_nothin
         journal.JournaledTable._write_down = store  # type: ignore[method-assign]
         _transact(director)
 
-    assert _in_child(_dying_at(1 << 30, stops)) == -signal.SIGKILL
+    assert in_child(_dying_at(1 << 30, stops)) == -signal.SIGKILL
     assert os.path.exists(f"{lvs.instance.path}/journal")
     for store in range(1, 12):
-        _in_child(_dying_at(store, lambda director: director.edit_destination(WEB, _server(1, 5))))
+        in_child(_dying_at(store, lambda director: director.edit_destination(WEB, server(1, 5))))
         lvs.reopen()
-        lvs.director.edit_destination(WEB, _server(1, 1))
-        assert _listing(lvs.director) == old
+        lvs.director.edit_destination(WEB, server(1, 1))
+        assert configured(lvs.director) == old
         _is_tidy(lvs)

@@ -18,8 +18,8 @@ from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
 PROGRAMS = [
-    "catch_up", "decide", "egress", "flush", "fragment", "ftp", "ingress", "orphan", "purge", "related", "start",
-    "steps_",
+    "catch_up", "complaint", "decide", "egress", "flush", "fragment", "ftp", "ftp_leaves", "ingress", "orphan", "purge",
+    "related", "start", "steps_",
 ]  # fmt: skip
 """What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS

@@ -19,24 +19,18 @@ The namespaces have no name: they are gone when the process is, however it ends.
 "in" the director's between enter() and leave().
 """
 
-import ctypes
 import io
-import mmap
 import os
 import socket
 import struct
-import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from pylvs import sysctl
 from pylvs.datapath import _layout, bpffs, loading, syscall
 from pylvs.datapath.connections import Reader, entries
 from pylvs.datapath.instance import Instance
 from pylvs.datapath.layout import REASONS
-from pylvs.datapath.maps import possible_cpus
 from pylvs.datapath.services import ServiceTable
 from pylvs.director import Director
 from pylvs.ipvsadm.commands import Shell
@@ -44,6 +38,9 @@ from pylvs.lab.waiting import wait_for
 from pylvs.model import Connection, Service, VirtualService, real_server
 from support import packets
 from support.hosts import TestResolver
+from support.mapstate import MapState
+from support.netns import ip, set_proc, setns, unshare_net
+from support.results import REDIRECT, SHOT, STAYING, UP, Entry, Result, Sent
 
 CLIENT, SERVER = "d0", "d1"
 """The director's interfaces, named for who is behind them."""
@@ -51,17 +48,12 @@ MACS = {name: packets.mac(f"02:00:00:00:00:0{number}") for number, name in enume
 INDEX = {"d0": 100, "d1": 200}
 """Their numbers. Pairs with equal numbers are taken for hardware by the kernel, which lets "link is up" wait."""
 _PEER = {"d0": "c0", "d1": "r0"}
-UP, SHOT, REDIRECT = -1, 2, 7
-STAYING = ("forwarded_local", "forwarded_by_stack")
-"""What is translated and handed up; or, on its way home, redirected to lo."""
 DEFENCES = frozenset(sysctl.DEFENCES)
 HOSTS = {"10.99.0.1": "vip1.example.test", "10.1.0.1": "client1.example.test", "10.2.0.1": "rs1.example.test"}
 """Whom the director's /etc/hosts knew when the conversations were recorded."""
 
-_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, the director's
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 _ALL_PROTOCOLS = 3
+_SO_RCVBUFFORCE = 33
 _CONTEXT = 192  # sizeof(struct __sk_buff)
 _RECEIVED, _ANSWERS = REASONS.index("received"), ("answered_icmp", "answered_icmp_limited")
 
@@ -86,146 +78,6 @@ route add fd00:2::/64 via fd00:a2::2
 """
 
 
-def _unshare_net() -> int:
-    """A new network namespace, which we are in then; its file descriptor."""
-    if _libc.unshare(_CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, f"unshare: {os.strerror(number)}")
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, f"setns: {os.strerror(number)}")
-
-
-def ip(lines: str) -> None:
-    """Commands for ip(8), one on a line, in the namespace that we are in."""
-    done = subprocess.run(["ip", "-batch", "-"], input=lines, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"ip -batch: {done.stderr}{lines}")
-    # the packet path remembers a route for a tick of the clock
-    tick = time.clock_gettime_ns(_CLOCK)
-    while time.clock_gettime_ns(_CLOCK) == tick:
-        pass
-
-
-def _sysctl(name: str, value: str) -> None:
-    with open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:
-        file.write(value)
-
-
-class _Maps:
-    """All that a director knows, as it was right after loading: putting that back is 30 times as fast as loading."""
-
-    _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH = 1, 2, 6, 9
-    _MAPPABLE = 1 << 10
-
-    def __init__(self, directory: str):
-        self._arrays: list[tuple[mmap.mmap, bytes]] = []
-        self._hashes: list[tuple[int, dict[bytes, bytes], int, int]] = []
-        self._counters: list[tuple[int, int, bytes]] = []
-        for name in os.listdir(directory):
-            fd = syscall.get(f"{directory}/{name}")
-            kind, _, key, value, entries, flags = struct.unpack_from("=IIIIII", syscall.info(fd))
-            if kind == self._ARRAY and flags & self._MAPPABLE:
-                memory = mmap.mmap(fd, -(-value * entries // mmap.PAGESIZE) * mmap.PAGESIZE)
-                self._arrays.append((memory, memory[:]))
-            elif kind in (self._HASH, self._LRU_HASH):
-                self._hashes.append((fd, self._items(fd, key, value), key, value))
-                continue
-            elif kind == self._PERCPU_ARRAY:
-                self._counters.append((fd, entries, bytes(-(-value // 8) * 8 * possible_cpus())))
-                continue
-            else:
-                assert name == "ticker", f"who puts {name} back?"  # the timer goes on
-            os.close(fd)
-
-    @staticmethod
-    def _items(fd: int, key: int, value: int) -> dict[bytes, bytes]:
-        found = {}
-        for one in syscall.map_keys(fd, key):
-            content = syscall.map_lookup(fd, one, value)
-            if content is not None:
-                found[one] = content
-        return found
-
-    def put_back(self) -> None:
-        # the counters before the estimates: the timer between the two would take old counts for new ones
-        for fd, count, nothing in self._counters:
-            for number in range(count):
-                syscall.map_update(fd, struct.pack("=I", number), nothing)
-        for memory, content in self._arrays:
-            memory[:] = content
-        for fd, content, key, value in self._hashes:
-            now = self._items(fd, key, value)
-            for one in now.keys() - content.keys():
-                syscall.map_delete(fd, one)
-            for one in content.keys() - {k for k in now if now[k] == content.get(k)}:
-                syscall.map_update(fd, one, content[one])
-
-    def close(self) -> None:
-        for memory, _ in self._arrays:
-            memory.close()
-        for fd, *_ in (*self._hashes, *self._counters):
-            os.close(fd)
-
-
-class Result(NamedTuple):
-    """What became of a packet."""
-
-    verdict: int
-    """What the program told the kernel: -1 handed up, 2 dropped, 7 redirected."""
-    frame: bytes
-    """The frame after it."""
-    reason: str
-    """The one name under which it was counted."""
-    answers: tuple[str, ...] = ()
-    """Of answered_icmp and answered_icmp_limited, what was counted beside it."""
-
-    @property
-    def packet(self) -> packets.Packet:
-        """The IP packet after it."""
-        return packets.dissect(self.frame[14:])
-
-    @property
-    def forwarded(self) -> bool:
-        return self.reason.startswith("forwarded_")
-
-    @property
-    def handed_up(self) -> bool:
-        return self.reason.startswith("up_")
-
-    @property
-    def dropped(self) -> bool:
-        return self.reason.startswith("dropped_")
-
-
-class Sent(NamedTuple):
-    """What the egress program made of a packet."""
-
-    verdict: int
-    frame: bytes
-    reason: str
-    """"": it let it pass."""
-
-    @property
-    def packet(self) -> packets.Packet:
-        """The IP packet after it."""
-        return packets.dissect(self.frame[14:])
-
-
-class Entry(NamedTuple):
-    """A connection with what listings do not show."""
-
-    shown: Connection
-    timeout: int
-    """Milliseconds from each packet to the end."""
-    dest: int
-    inactive: bool
-
-
 class Harness:
     """See the file's head.
 
@@ -243,10 +95,10 @@ class Harness:
         self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._loaded = False
         self._program = self._egress = -1
-        self._maps: _Maps | None = None
+        self._maps: MapState | None = None
         try:
-            self._peers = _unshare_net()
-            self._network = _unshare_net()
+            self._peers = unshare_net()
+            self._network = unshare_net()
             self._build()
             self.load()
         except BaseException:
@@ -260,17 +112,17 @@ class Harness:
             # not into the other namespace's name, but through our descriptor of it: names would have to be unique
             ip(f"link add {interface} index {number} address {own} type veth peer name {peer} address {other} "
                f"netns /proc/{os.getpid()}/fd/{self._peers}\n")  # fmt: skip
-        _setns(self._peers)
+        setns(self._peers)
         # nobody there may say anything of his own: it would be counted among the packets of the tests
-        _sysctl("ipv6/conf/all/disable_ipv6", "1")
-        _sysctl("ipv6/conf/default/disable_ipv6", "1")
+        set_proc("ipv6/conf/all/disable_ipv6", "1")
+        set_proc("ipv6/conf/default/disable_ipv6", "1")
         ip("link set lo up\nlink set c0 up\nlink set r0 up\n")
-        _setns(self._network)
-        _sysctl("ipv4/ip_forward", "1")
-        _sysctl("ipv6/conf/all/forwarding", "1")
+        setns(self._network)
+        set_proc("ipv4/ip_forward", "1")
+        set_proc("ipv6/conf/all/forwarding", "1")
         for name in ("all", "default", "lo", "d0", "d1"):
-            _sysctl(f"ipv4/conf/{name}/rp_filter", "0")
-            _sysctl(f"ipv6/conf/{name}/accept_dad", "0")
+            set_proc(f"ipv4/conf/{name}/rp_filter", "0")
+            set_proc(f"ipv6/conf/{name}/accept_dad", "0")
         ip(_ADDRESSES)
         wait_for(self._links_ready, "d0 and d1 to come up")
 
@@ -294,7 +146,7 @@ class Harness:
                 self.enter()
                 self.unload()
         finally:
-            _setns(self._outside)
+            setns(self._outside)
             for name in ("_network", "_peers", "_outside"):
                 fd = getattr(self, name, -1)
                 if fd >= 0:
@@ -305,11 +157,11 @@ class Harness:
 
     def enter(self) -> None:
         """Go into the director's namespace."""
-        _setns(self._network)
+        setns(self._network)
 
     def leave(self) -> None:
         """Go back to where the process came from."""
-        _setns(self._outside)
+        setns(self._outside)
 
     @contextmanager
     def outside(self) -> Iterator[None]:
@@ -356,7 +208,7 @@ class Harness:
         """A director that knows nothing of what was before: the same programs, and what the maps held after loading."""
         if self._maps is None:
             self.reload()
-            self._maps = _Maps(f"{self.instance.path}/maps")
+            self._maps = MapState(f"{self.instance.path}/maps")
             return
         self.advance(2)  # so that the timer has nothing in hand, and gives up no fragment while counters are cleared
         self._maps.put_back()
@@ -459,13 +311,17 @@ class Harness:
             assert after == frame, f"handed up under {reason}, but not as it came"
         return Result(verdict, after, reason, answers)
 
-    def leave_by(self, interface: str, packet: bytes, came_in: str = "", mark: int = 0) -> Sent:
+    def leave_by(
+        self, interface: str, packet: bytes, came_in: str = "", mark: int = 0, *, gso_size: int = 0, gso_segs: int = 0
+    ) -> Sent:
         """Let an IP packet leave by an interface, of the stack's own or (`came_in`) one that it forwards."""
         before = self.reasons()
         context = bytearray(_CONTEXT)
         struct.pack_into("=I", context, 8, mark)
         came = (INDEX.get(came_in) or socket.if_nametoindex(came_in)) if came_in else 0
         struct.pack_into("=II", context, 36, came, INDEX[interface])
+        struct.pack_into("=I", context, 164, gso_segs)
+        struct.pack_into("=I", context, 176, gso_size)
         verdict, after, _, _ = syscall.run(self._egress, frame(packet, interface), bytes(context), room=128)
         changed = [name for name, then in before.items() if self.reasons()[name] != then]
         assert len(changed) < 2
@@ -494,13 +350,19 @@ class Harness:
 
     def cable(self, interface: str, kind: int = 0) -> socket.socket:
         """The other end of an interface's cable: a socket for frames, which hears those of an Ethernet type, too."""
-        _setns(self._peers)
-        try:
+        with self.among_peers():
             cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             cable.bind((_PEER[interface], kind))
+        return cable
+
+    @contextmanager
+    def among_peers(self) -> Iterator[None]:
+        """In the network namespace of those who are at the other ends of the cables."""
+        setns(self._peers)
+        try:
+            yield
         finally:
             self.enter()
-        return cable
 
     @contextmanager
     def beyond(self, interface: str = SERVER) -> Iterator[Callable[[int], list[bytes]]]:
@@ -508,12 +370,11 @@ class Harness:
 
         Of a packet that leaves in pieces, all but the last one do so at once.
         """
-        _setns(self._peers)
-        try:
+        with self.among_peers():
             cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
             cable.bind((_PEER[interface], _ALL_PROTOCOLS))
-        finally:
-            self.enter()
+            # a piece counts as much as the whole packet whose memory it shares
+            cable.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
         cable.settimeout(5)
 
         def arrived(count: int) -> list[bytes]:

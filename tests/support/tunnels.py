@@ -113,7 +113,8 @@ def pending(packet: bytes) -> bytes:
 
 
 def reassemble(pieces: Sequence[bytes]) -> bytes:
-    """The packet that was sent in these pieces; they must be in order, of one identification, and leave no gap."""
+    """The packet that was sent in these pieces; they must be in order, of one identification, and leave no gap. IPv4
+    options are the first one's."""
     whole, head, idents = b"", b"", set()
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1
@@ -122,8 +123,9 @@ def reassemble(pieces: Sequence[bytes]) -> bytes:
             assert not wrong_ipv4_header(raw)
             word = int.from_bytes(raw[6:8], "big")
             assert word & 0x4000 == 0, "a fragment with DF"
-            offset, more, ident, data = (word & 0x1FFF) * 8, bool(word & 0x2000), raw[4:6], raw[20:]
-            head = head or raw[:20]
+            length = (raw[0] & 15) * 4
+            offset, more, ident, data = (word & 0x1FFF) * 8, bool(word & 0x2000), raw[4:6], raw[length:]
+            head = head or raw[:length]
             assert raw[:2] + raw[8:10] + raw[12:20] == head[:2] + head[8:10] + head[12:20]
         else:
             raw = piece[: 40 + int.from_bytes(piece[4:6], "big")]
@@ -139,7 +141,9 @@ def reassemble(pieces: Sequence[bytes]) -> bytes:
         whole += data
     assert len(idents) == 1
     if head[0] >> 4 == 4:
-        return resum_ipv4(head[:2] + (20 + len(whole)).to_bytes(2, "big") + head[4:6] + bytes(2) + head[8:] + whole)
+        return resum_ipv4(
+            head[:2] + (len(head) + len(whole)).to_bytes(2, "big") + head[4:6] + bytes(2) + head[8:] + whole
+        )
     return head[:4] + len(whole).to_bytes(2, "big") + head[6:] + whole
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pylvs.datapath import decap, syscall
 from pylvs.realserver import GUE_PORT, TUNNELS, Decapsulation, decapsulation
 from support import packets
-from support.harness import _setns, _sysctl, _unshare_net, ip
+from support.netns import ip, set_proc, setns, unshare_net
 from support.packets import UDP, address, checksum, ones_sum, pseudo
 
 IPIP, IPV6, GRE = 4, 41, 47
@@ -135,15 +135,15 @@ class RealServer:
 
     def __init__(self) -> None:
         self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._network = _unshare_net()
-        self._program = -1
+        self._network = unshare_net()
+        self._program = self._clamp = -1
         own, other = MAC.hex(":"), OTHER_MAC.hex(":")
         # forwarding: so that it is not the stack's own refusal which keeps the host from being a relay
-        _sysctl("ipv4/ip_forward", "1")
-        _sysctl("ipv6/conf/all/forwarding", "1")
-        _sysctl("ipv6/conf/default/accept_dad", "0")
+        set_proc("ipv4/ip_forward", "1")
+        set_proc("ipv6/conf/all/forwarding", "1")
+        set_proc("ipv6/conf/default/accept_dad", "0")
         ip(f"link add e0 index {INDEX} address {own} type veth peer name p0 address {other}\n")
-        _sysctl("ipv6/conf/p0/disable_ipv6", "1")  # or it would say things of its own, which would be counted
+        set_proc("ipv6/conf/p0/disable_ipv6", "1")  # or it would say things of its own, which would be counted
         ip(f"""
             link set lo up
             link set e0 up
@@ -159,10 +159,10 @@ class RealServer:
         self.leave()
 
     def enter(self) -> None:
-        _setns(self._network)
+        setns(self._network)
 
     def leave(self) -> None:
-        _setns(self._outside)
+        setns(self._outside)
 
     def set(
         self,
@@ -170,13 +170,16 @@ class RealServer:
         ports: Iterable[int] = (),
         vips: Iterable[str] = (),
         directors: Iterable[str] = (),
+        mss: int | None = None,
     ) -> Decapsulation:
         """Have tunnel packets unwrapped."""
-        wanted = decapsulation(types, ports, vips, directors)
+        wanted = decapsulation(types, ports, vips, directors, mss)
         with decap.run(wanted, ["e0"]) as running:
             if self._program >= 0:
                 os.close(self._program)
+                os.close(self._clamp)
             self._program = syscall.get(running.program)
+            self._clamp = syscall.get(running.clamp)
             self._decap = running.directory
         return wanted
 
@@ -200,11 +203,22 @@ class RealServer:
             assert after == wrapped, f"handed up under {reason}, but not as it came"
         return Unwrapped(verdict, after, reason)
 
+    def leave_by(self, packet: bytes, *, forwarded: bool = False, kind: int | None = None) -> bytes:
+        """Let an IP packet leave by e0, of the host's own or one that it forwards: what leaves then."""
+        before = self.counters()
+        context = bytearray(_CONTEXT)
+        struct.pack_into("=II", context, 36, INDEX * forwarded, INDEX)
+        verdict, after, _, _ = syscall.run(self._clamp, packets.ether(packet, OTHER_MAC, MAC, kind), bytes(context))
+        assert verdict == UNSPEC
+        changed = {name: now - before[name] for name, now in self.counters().items() if now != before[name]}
+        assert changed == ({"clamped": 1} if after[14:] != packet else {})
+        return after[14:]
+
     def close(self) -> None:
         self.enter()
         try:
             decap.stop()
         finally:
             self.leave()
-            for fd in (self._program, self._network, self._outside):
+            for fd in (self._program, self._clamp, self._network, self._outside):
                 os.close(fd)

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ class Director:
     def close(self): pass
 """
 STALLED = """
-import time
+import threading
 from pylvs.ipvsadm import names
 class Resolver:
-    def never(self, *_): time.sleep(1000)
+    def never(self, *_): threading.Event().wait()
     address_of = host_at = port_of = service_at = never
 names.Resolver = Resolver
 import pylvs.ipvsadm.commands as commands
@@ -278,7 +279,7 @@ def test_many_names_do_not_have_to_be_waited_for_each(monkeypatch: pytest.Monkey
         def address_of(self, host: str) -> str | None:
             asked.append(host)
             if host.startswith("dead"):
-                time.sleep(1000)
+                threading.Event().wait()
             return "10.0.0.1"
 
     resolver = names.PatientResolver(Never(), patience=0.05)
@@ -296,7 +297,7 @@ def test_who_answers_may_take_his_time() -> None:
     class Slow(names.Resolver):
         def address_of(self, host: str) -> str | None:
             if host == "dead":
-                time.sleep(1000)
+                threading.Event().wait()
             return "10.0.0.1"
 
         def port_of(self, service: str, protocol: str) -> int | None:

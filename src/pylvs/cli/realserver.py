@@ -28,6 +28,7 @@ MEANING = {
     "dropped_checksum": "the checksum of GRE, or of GUE's UDP, is wrong",
     "dropped_ecn": "congestion was noted on a packet that cannot tell its sender (RFC 6040)",
     "dropped_broken": "the kernel refused half-way",
+    "clamped": "SYN and SYN+ACK segments that left with a smaller maximum segment size",
 }
 _DESCRIPTION = """\
 What a real server of LVS-TUN or LVS-DR needs, in the network namespace that this
@@ -46,6 +47,13 @@ destination is one of the VIPs (or, if none is named, an address of this host):
 it forwards nothing. What is not unwrapped goes on unchanged. netfilter and other
 TC programs see the inner packet, or not at all: filter for the VIPs.
 
+Clients must be told how long a packet gets through the tunnel (path MTU discovery).
+Where such messages get lost, --clamp-mss has the SYN and SYN+ACK segments that leave
+this host with a VIP as their source ask for shorter segments: no longer than N, or
+("auto") than what fits into the smallest MTU of these interfaces, less the headers.
+That MTU is looked at now: give the command again when it has changed. A smaller one
+stays as it is.
+
 rp_filter must not be strict (1) where the answers to the clients leave by another
 interface; pylvs realserver check looks at that and at the rest.
 """
@@ -53,6 +61,7 @@ _DECAP_EXAMPLES = (
     ("pylvs realserver decap --vip 192.168.1.110", "IPIP, for one VIP"),
     ("pylvs realserver decap --dev eth0 --type ipip --type gue --port 6080", "by one interface, GUE too"),
     ("pylvs realserver decap --vip 192.168.1.110 --vip fd00::110 --director 10.0.0.9", "of one director"),
+    ("pylvs realserver decap --vip 192.168.1.110 --clamp-mss auto", "clients send what fits into the tunnel"),
 )
 _STATUS = """\
 Show what is unwrapped, where and since when, and what became of every packet.
@@ -93,6 +102,10 @@ def _parser() -> Parser:
         "--director", action="append", default=[], dest="directors", metavar="ADDR",
         help="unwrap packets from this director; default: from anybody",
     )  # fmt: skip
+    run.add_argument(
+        "--clamp-mss", type=_segment, metavar="N", dest="mss",
+        help="let clients send TCP segments of N bytes at most (auto: as fits); default: as they are told",
+    )  # fmt: skip
     status = commands.add_parser(
         "status", help="what is unwrapped, and how much", description=_STATUS,
         examples=[("pylvs realserver status", "")],
@@ -114,6 +127,13 @@ def _parser() -> Parser:
     return parser
 
 
+_AUTO = -1
+
+
+def _segment(text: str) -> int:
+    return _AUTO if text == "auto" else number(text)
+
+
 def parsers() -> list[Parser]:
     """For pylvs.cli.parsing."""
     return [_parser()]
@@ -132,10 +152,14 @@ def main(argv: list[str]) -> int:
 
 
 def _decap(arguments: argparse.Namespace) -> int:
-    wanted = decapsulation(arguments.types, arguments.ports, arguments.vips, arguments.directors)
+    mtu = min(one.mtu for one in decap.choose(arguments.dev)) if arguments.mss == _AUTO else 0
+    mss = None if mtu else arguments.mss
+    wanted = decapsulation(arguments.types, arguments.ports, arguments.vips, arguments.directors, mss, mtu)
     with decap.run(wanted, arguments.dev) as running:
         names = host.attached_names(running)
     print(f"{_what(wanted)} on {', '.join(names)}")
+    if any(wanted.mss):
+        print(f"clients send segments of {_segments(wanted)}")
     for finding in strict(host.look(names), names):
         print(f"warning: {finding.text}\n         {finding.remedy}")
     return 0
@@ -144,6 +168,11 @@ def _decap(arguments: argparse.Namespace) -> int:
 def _what(settings: "Decapsulation") -> str:
     types = [name if name != "gue" else f"gue (port {', '.join(map(str, settings.ports))})" for name in settings.types]
     return f"unwraps {', '.join(types) or 'nothing'}"
+
+
+def _segments(settings: "Decapsulation") -> str:
+    ipv4, ipv6 = settings.mss
+    return f"{ipv4} bytes at most" if ipv4 == ipv6 else f"{ipv4} bytes at most, over IPv6 {ipv6}"
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -185,6 +214,7 @@ def _lines(running: Decap) -> list[str]:
         f"to        {', '.join(settings.vips) or 'every address of this host'}",
         f"on        {', '.join(host.attached_names(running)) or 'no interface'}"
         + (f" ({'/'.join(sorted(set(how.values())))})" if how else ""),
+        *((f"segments  {_segments(settings)}",) if any(settings.mss) else ()),
         f"received  {counters['received']}",
     ]
     if not running.current():
@@ -204,6 +234,7 @@ def _object(running: Decap) -> str:
             "ports": settings.ports,
             "vips": settings.vips,
             "directors": settings.directors,
+            "mss": settings.mss if any(settings.mss) else None,
             "interfaces": host.attached_names(running),
             "counters": running.counters(),
         }

@@ -69,6 +69,7 @@ MEANING = {
     "sent_reply": "replies that the stack sends, in the service's name",
     "sent_request": "requests that the stack forwards, to the service's address",
     "sent_to_lo": "the director's own requests to services, made to come in",
+    "sent_failed": "what the stack has had in its hands and could not be made right as it left: dropped",
 }
 
 NEARLY_FULL = 80  # % of the slots: from here on there is a warning

@@ -1,10 +1,11 @@
 """The program of a tunnel real server, `bpf/decap.bpf.c`: loaded, pinned, told what to do, removed.
 
     <bpffs>/pylvs-realserver/<namespace cookie>/            locked (flock) by whoever changes anything
-                                                current/    the program and its maps
+                                                current/    the programs and their maps
                                                 new/        being made: its last step is the renaming to current
                                                 gone/       being removed
                                                 links/      the interfaces that it is attached to
+                                                egress/     those on which clients are told how long segments may be
 
 It has nothing to do with a director: both may be on one host, and either goes without the other. What it does is said
 in one word of its configuration, the last store of every change; a command that is killed leaves what was, or the new
@@ -43,6 +44,7 @@ class Decap:
         """
         self.directory = directory
         self.program = f"{directory}/{part}/decap"
+        self.clamp = f"{directory}/{part}/clamp"
         self._fds: dict[str, int] = {}
         try:
             for name in ("config", "members", "reasons"):
@@ -78,6 +80,10 @@ class Decap:
     def links(self) -> str:
         return f"{self.directory}/links"
 
+    @property
+    def egress(self) -> str:
+        return f"{self.directory}/egress"
+
     def current(self) -> bool:
         """Is it the program of this very build?"""
         return bool(self._config.get(0, "program") == fingerprint())
@@ -103,6 +109,7 @@ class Decap:
             tuple(sorted(int.from_bytes(raw[:2], "big") for raw in found[_layout.DECAP_PORT])),
             texts(_layout.DECAP_VIP),
             texts(_layout.DECAP_DIRECTOR),
+            (word >> _layout.DECAP_MSS4_SHIFT & 0xFFFF, word >> _layout.DECAP_MSS6_SHIFT & 0xFFFF),
         )
 
     def prepare(self, wanted: Decapsulation) -> int:
@@ -120,6 +127,7 @@ class Decap:
             self._members.put(key, _THERE)
         word = sum(_BITS[name] for name in wanted.types) | row * _layout.DECAP_ROW
         word |= bool(wanted.vips) * _layout.DECAP_ONLY_VIPS
+        word |= wanted.mss[0] << _layout.DECAP_MSS4_SHIFT | wanted.mss[1] << _layout.DECAP_MSS6_SHIFT
         return word | bool(wanted.directors) * _layout.DECAP_ONLY_DIRECTORS
 
     def put(self, word: int) -> None:
@@ -141,6 +149,10 @@ class Decap:
     def attached(self) -> dict[int, str]:
         """Interface number -> how ("tcx" or "clsact")."""
         return interfaces.attached(self.links, REALSERVER)
+
+    def clamps(self) -> dict[int, str]:
+        """The same of those on which segments leave that tell clients how long theirs may be."""
+        return interfaces.attached(self.egress, REALSERVER) if os.path.isdir(self.egress) else {}
 
 
 def _members(wanted: Decapsulation, row: int) -> Iterable[bytes]:
@@ -202,12 +214,8 @@ def run(wanted: Decapsulation, names: Iterable[str] = ()) -> Decap:
         NotPermitted, DatapathError
     """
     permit()
-    if names:
-        chosen = [interfaces.find(name) for name in names]
-    else:
-        chosen = [one for one in interfaces.wanted() if one.hardware != netlink.ARPHRD_LOOPBACK]
-    if not chosen:
-        raise InvalidValue("there is no interface with an Ethernet header in this network namespace but lo")
+    chosen = choose(names)
+    leaving = ethernet() if any(wanted.mss) else []
     where = _directory(create=True)
     assert where is not None
     _prune()
@@ -215,13 +223,14 @@ def run(wanted: Decapsulation, names: Iterable[str] = ()) -> Decap:
         before = _running(where)
         try:
             if before is None or not before.current():
-                _replace(where, wanted, chosen, before)
+                _replace(where, wanted, chosen, leaving, before)
             else:
                 word = before.prepare(wanted)
                 _attach(before.program, before.links, chosen)
+                _attach(before.clamp, before.egress, leaving)
                 before.put(word)
-            for ifindex in set(interfaces.attached(f"{where}/links", REALSERVER)) - {one.ifindex for one in chosen}:
-                interfaces.detach(f"{where}/links", ifindex, REALSERVER)
+            _detach(f"{where}/links", chosen)
+            _detach(f"{where}/egress", leaving)
         except BaseException:
             if before is None:
                 _remove(where)
@@ -239,7 +248,13 @@ def _running(where: str) -> Decap | None:
         return None
 
 
-def _replace(where: str, wanted: Decapsulation, chosen: list[netlink.Interface], before: Decap | None) -> None:
+def _replace(
+    where: str,
+    wanted: Decapsulation,
+    chosen: list[netlink.Interface],
+    leaving: list[netlink.Interface],
+    before: Decap | None,
+) -> None:
     """A new program in the place of another build's, or of none. It knows what to do before any packet meets it, except
     where there was none: there all interfaces begin together."""
     from pylvs.datapath.object import Object
@@ -253,7 +268,8 @@ def _replace(where: str, wanted: Decapsulation, chosen: list[netlink.Interface],
     try:
         for name in ("config", "members", "reasons"):
             syscall.pin(loaded.maps[name], f"{new}/{name}")
-        syscall.pin(loaded.programs["decap"], f"{new}/decap")
+        for name in ("decap", "clamp"):
+            syscall.pin(loaded.programs[name], f"{new}/{name}")
         config = SharedArray(loaded.maps["config"], layout.DECAP_CONFIG)
         config.write(0, layout.DECAP_CONFIG.pack(program=fingerprint(), loaded=int(time.time())))
         config.close()
@@ -264,6 +280,7 @@ def _replace(where: str, wanted: Decapsulation, chosen: list[netlink.Interface],
         if before is not None:
             fresh.put(word)
         _attach(fresh.program, fresh.links, chosen)
+        _attach(fresh.clamp, fresh.egress, leaving)
         if os.path.isdir(f"{where}/current"):
             os.rename(f"{where}/current", f"{where}/gone")
         os.rename(new, f"{where}/current")
@@ -271,7 +288,36 @@ def _replace(where: str, wanted: Decapsulation, chosen: list[netlink.Interface],
     bpffs.remove_tree(f"{where}/gone")
 
 
+def ethernet() -> list[netlink.Interface]:
+    """The interfaces with an Ethernet header but lo."""
+    return [one for one in interfaces.wanted() if one.ethernet and one.hardware != netlink.ARPHRD_LOOPBACK]
+
+
+def choose(names: Iterable[str]) -> list[netlink.Interface]:
+    """The interfaces of these names; of no names: all that could be.
+
+    Raises:
+        InvalidValue: there is no such interface, or none at all.
+    """
+    chosen = [interfaces.find(name) for name in names] or ethernet()
+    for one in chosen:
+        if not one.ethernet:
+            raise InvalidValue(f"{one.name} has no Ethernet header; tunnel packets are unwrapped on those that have")
+    if not chosen:
+        raise InvalidValue("there is no interface with an Ethernet header in this network namespace but lo")
+    return chosen
+
+
+def _detach(links: str, but: list[netlink.Interface]) -> None:
+    if os.path.isdir(links):
+        for ifindex in set(interfaces.attached(links, REALSERVER)) - {one.ifindex for one in but}:
+            interfaces.detach(links, ifindex, REALSERVER)
+
+
 def _attach(program: str, links: str, chosen: list[netlink.Interface]) -> None:
+    if not chosen:
+        return
+    os.makedirs(links, 0o700, exist_ok=True)
     fd = syscall.get(program)
     try:
         for interface in chosen:
@@ -285,7 +331,7 @@ def _attach(program: str, links: str, chosen: list[netlink.Interface]) -> None:
 
 
 def stop() -> bool:
-    """Take the program off all interfaces of our network namespace and forget it; False if there was none.
+    """Take the programs off all interfaces of our network namespace and forget them; False if there were none.
 
     Raises:
         NotPermitted
@@ -301,10 +347,8 @@ def stop() -> bool:
 
 
 def _remove(where: str) -> None:
-    links = f"{where}/links"
-    if os.path.isdir(links):
-        for ifindex in interfaces.attached(links, REALSERVER):
-            interfaces.detach(links, ifindex, REALSERVER)
+    _detach(f"{where}/links", [])
+    _detach(f"{where}/egress", [])
     bpffs.remove_tree(where)
     bpffs.remove_root(ROOT)
 

@@ -3,7 +3,7 @@
 import os
 from _socket import AF_INET, inet_ntop
 
-from pylvs.datapath import decap, interfaces, netlink
+from pylvs.datapath import decap, netlink
 from pylvs.realserver import Host
 
 _SETTINGS = ("rp_filter", "arp_ignore", "arp_announce")
@@ -20,7 +20,7 @@ def look(attached: tuple[str, ...] | None = None) -> Host:
         NotPermitted, DatapathError
     """
     names = {one.ifindex: one.name for one in netlink.interfaces()}
-    ethernet = tuple(one.name for one in interfaces.wanted() if one.hardware != netlink.ARPHRD_LOOPBACK)
+    ethernet = tuple(one.name for one in decap.ethernet())
     if attached is None:
         running = decap.find()
         attached = ()

@@ -18,7 +18,7 @@ _TELL_LINKS, _TELL_IPV4, _TELL_IPV6 = 0x1, 0x10, 0x100  # groups of notification
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _IFA_ADDRESS, _IFA_LOCAL, _IFLA_NAME = 1, 4, 7, 1, 2, 3
-_IFLA_MASTER, _IFLA_LINKINFO, _INFO_KIND = 10, 18, 1
+_IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _INFO_KIND = 4, 10, 18, 1
 
 # kinds of address, as routes have them
 UNICAST, LOCAL, BROADCAST, ANYCAST, MULTICAST = 1, 2, 3, 4, 5
@@ -35,6 +35,7 @@ class Interface(NamedTuple):
         hardware: its ARPHRD number.
         kind: "veth", "bridge" and so on; "" if a driver of its own makes it.
         master: the ifindex of what it is a part of; 0: of nothing.
+        mtu: the longest packet that it carries.
     """
 
     ifindex: int
@@ -42,6 +43,7 @@ class Interface(NamedTuple):
     hardware: int
     kind: str = ""
     master: int = 0
+    mtu: int = 0
 
     @property
     def ethernet(self) -> bool:
@@ -161,7 +163,8 @@ def interfaces() -> list[Interface]:
         of = attributes(data[16:])
         kind = attributes(of.get(_IFLA_LINKINFO, b"")).get(_INFO_KIND, b"")
         (master,) = struct.unpack("=I", of.get(_IFLA_MASTER, bytes(4)))
-        found.append(Interface(index, _text(of.get(_IFLA_NAME, b"")), hardware, _text(kind), master))
+        (mtu,) = struct.unpack("=I", of.get(_IFLA_MTU, bytes(4)))
+        found.append(Interface(index, _text(of.get(_IFLA_NAME, b"")), hardware, _text(kind), master, mtu))
     return found
 
 

@@ -142,14 +142,7 @@ def dr(realservers: int = 3) -> Topology:
         (
             Host("client", "client", (_on(WORLD, "eth0", 2),), gateway=world.ipv4, gateway6=world.ipv6),
             Host("router", "router", (_on(WORLD, "eth0", 1), _on(OUTSIDE, "eth1", 1))),
-            Host(
-                "director",
-                "director",
-                (_on(OUTSIDE, "eth0", 9),),
-                vip_on="eth0",
-                gateway=outside.ipv4,
-                gateway6=outside.ipv6,
-            ),
+            _one_armed(outside),
             *(
                 Host(
                     f"rs{n}",
@@ -165,6 +158,12 @@ def dr(realservers: int = 3) -> Topology:
         VIP,
         VIP6,
     )
+
+
+def _one_armed(router: Interface) -> Host:
+    """A director with one interface, outside, behind this router's there."""
+    there = (_on(OUTSIDE, "eth0", 9),)
+    return Host("director", "director", there, vip_on="eth0", gateway=router.ipv4, gateway6=router.ipv6)
 
 
 TUN = r"""
@@ -198,14 +197,7 @@ def tun(realservers: int = 3) -> Topology:
         (
             Host("client", "client", (_on(WORLD, "eth0", 2),), gateway=world.ipv4, gateway6=world.ipv6),
             Host("router", "router", (_on(WORLD, "eth0", 1), _on(OUTSIDE, "eth1", 1), _on(INSIDE, "eth2", 1))),
-            Host(
-                "director",
-                "director",
-                (_on(OUTSIDE, "eth0", 9),),
-                vip_on="eth0",
-                gateway=outside.ipv4,
-                gateway6=outside.ipv6,
-            ),
+            _one_armed(outside),
             *(
                 Host(
                     f"rs{n}",

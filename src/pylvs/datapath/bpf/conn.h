@@ -38,7 +38,7 @@ static __always_inline void conn_vaddr(const struct conn *c, union address *addr
 /* Has it a real server's side? */
 static __always_inline int conn_backed(__u32 flags)
 {
-	return (flags & CONN_METHOD) == METHOD_MASQ || (flags & CONN_STACK);
+	return (flags & CONN_METHOD) == METHOD_MASQ || ((flags & CONN_STACK) && (flags & CONN_METHOD) != METHOD_BYPASS);
 }
 
 /* The port to which its packets come at the real server. */

@@ -9,6 +9,8 @@
  * One layer and no more: what it has unwrapped it does not see again. Nor do other TC programs, a director's on the
  * same interface among them: the packet has been scheduled, and two directors that are each other's real servers must
  * not pass it to and fro. What is not unwrapped goes on unchanged, to whoever comes next.
+ *
+ * `clamp` is another program, for TC egress, where clients can be told how long their segments may be (clamp.h).
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -83,6 +85,7 @@ static __always_inline __u16 fold(__u64 sum);
 #include "decap/outer.h"
 #include "decap/inner.h"
 #include "decap/sums.h"
+#include "decap/clamp.h"
 
 /* Is this an address of our own? Routing is asked; where it would forward nothing in any case, it does not say, and
  * then a packet that is not for us goes nowhere from here anyway. */
@@ -188,6 +191,22 @@ int decap(struct __sk_buff *skb)
 	if (reason >= DECAP_DROPPED_CHECKSUM)
 		return TC_ACT_SHOT;
 	return reason <= DECAP_UNWRAPPED_GUE ? TC_ACT_OK : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int clamp(struct __sk_buff *skb)
+{
+	const struct decap_config *cfg = at(&config, 0);
+	__u64 settings;
+	__u16 most;
+
+	if (!cfg)
+		return TC_ACT_UNSPEC;
+	settings = *(const volatile __u64 *)&cfg->settings;
+	most = settings >> (skb->protocol == bpf_htons(ETH_P_IPV6) ? DECAP_MSS6_SHIFT : DECAP_MSS4_SHIFT);
+	if (most && clamp_way(skb, settings, most))
+		note(DECAP_CLAMPED);
+	return TC_ACT_UNSPEC;
 }
 
 const volatile union decap_names decap_names;

@@ -8,6 +8,7 @@
  *     their tunnel;
  *   what the director itself asks a service for whose address is another machine's is made to come in by lo, where
  *     `ingress` sees it like every request.
+ * ICMP errors about any of these follow them (complaint.h).
  *
  * Of a datagram that the stack sends in fragments, the others follow the first one, as on ingress (fragment.h); they leave
  * in their order.
@@ -119,6 +120,39 @@ __noinline int egress_request(struct __sk_buff *skb, struct packet *p, struct ou
 	return SENT_REQUEST;
 }
 
+/* A packet of one-packet scheduling that the stack is forwarding. */
+__noinline int egress_passing(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
+{
+	struct way way = { .nat = 1, .stays = STAYS_HERE };
+	struct passing *known;
+	__u32 dest, method, reply;
+	struct dest *d;
+
+	if (!p || !out)
+		return RECEIVED;
+	known = passing_find(p, now);
+	if (!known)
+		return RECEIVED;
+	way.address = known->address;
+	way.port = known->port;
+	dest = known->dest;
+	method = known->method;
+	reply = known->reply;
+	if (p->fragment)
+		first_goes(&way, dest, method, reply);
+	if (stay(skb, p, &way, out, reply) != FORWARDED_LOCAL)
+		return reply ? SENT_REPLY : SENT_REQUEST;
+	if (!reply && method == METHOD_TUNNEL)
+		leave_by_tunnel(p, &way.address, dest);
+	if (!reply)
+		return SENT_REQUEST;
+	d = at(&dests, dest);
+	if (d)
+		count(d, dest, A_REPLY, p->length);
+	out->verdict = reroute(skb, p, &way, now);
+	return SENT_REPLY;
+}
+
 /* A fragment leaves that is not its datagram's first one. RECEIVED: nothing was done with that. */
 __noinline int egress_piece(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
 {
@@ -207,6 +241,8 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	reason = parse(skb, p);
 	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return RECEIVED;
+	if (reason == UP_PROTOCOL && !p->fragment && is_icmp(p))
+		return UP_PROTOCOL;
 	now = now_ns(cfg);
 	if (reason == UP_FRAGMENT)
 		return egress_piece(skb, p, out, now);
@@ -217,17 +253,29 @@ static __always_inline int egress_way(struct __sk_buff *skb, struct packet *p, s
 	c = conn_find(&p->tuple, now, &found);
 	if (TWO_TABLES && !c && found.again)
 		return UP_JUST_ENDED;
+	if (c && found.from_server && (own || (c->status & STATUS_FLAG(CONN_STACK))))
+		return c->status & STATUS_FLAG(CONN_FTP) ? DROPPED_BY_HELPER : egress_reply(skb, p, &found, out, now);
 	if (c && found.from_server)
-		return own || (c->status & STATUS_FLAG(CONN_STACK)) ? egress_reply(skb, p, &found, out, now) : RECEIVED;
+		return RECEIVED;
 	/* the stack does not say of all fragments that it makes whether they are its own */
-	if (!c && (!own || (p->fragment && (cfg->egress & EGRESS_STACK))))
+	if (!c && (!own || (p->fragment && (cfg->egress & EGRESS_STACK)))) {
 		reason = egress_request(skb, p, out, now);
+		if (reason == RECEIVED)
+			reason = egress_passing(skb, p, out, now);
+	}
 	if (!own || reason != RECEIVED)
 		return reason;
+	if (!c && (cfg->egress & EGRESS_STACK) && p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & TCP_RST))
+		return UP_PROTOCOL;
 	if (!(cfg->egress & EGRESS_OWN) || (!c && !(may_open(p) && service_find(p, packet_mark(skb, p, cfg)))))
 		return RECEIVED;
 	out->verdict = to_lo(skb);
 	return SENT_TO_LO;
+}
+
+static __always_inline void sent(__u32 reason, const struct outcome *out)
+{
+	note(out->verdict == TC_ACT_SHOT ? SENT_FAILED : reason);
 }
 
 /* A request goes into its tunnel. What the stack has counted down is counted there. */
@@ -256,6 +304,13 @@ int egress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = egress_way(skb, p, &out);
+	if (reason == UP_PROTOCOL)
+		bpf_tail_call(skb, &steps, STEP_COMPLAINT);
+	if (reason == DROPPED_BY_HELPER) {
+		bpf_tail_call(skb, &steps, STEP_FTP_LEAVES);
+		note(SENT_FAILED);	/* there is no such step */
+		return TC_ACT_SHOT;
+	}
 	if (p->fragment == PIECE_KNOWN)
 		egress_first(p, reason);
 	if (leaving->tunnel)
@@ -266,6 +321,6 @@ int egress(struct __sk_buff *skb)
 			out.verdict = TC_ACT_SHOT;
 	}
 	if (reason == SENT_REPLY || reason == SENT_REQUEST || reason == SENT_TO_LO)
-		note(reason);
+		sent(reason, &out);
 	return out.verdict;
 }

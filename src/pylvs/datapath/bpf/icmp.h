@@ -243,5 +243,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 		   !icmp4_write(skb, p, &from, type, code, mtu, quote, sum))
 		return TC_ACT_SHOT;
 	note(ANSWERED_ICMP);
-	return frame_transmit(skb, &fib, routed == ROUTED_UNRESOLVED);
+	/* always by the neighbour code, which lets the IP header begin behind the Ethernet header: what goes straight to an
+	 * interface without link-layer headers would begin with the header that is quoted */
+	return frame_transmit(skb, &fib, 1);
 }

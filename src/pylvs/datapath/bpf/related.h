@@ -8,6 +8,10 @@
  * What is quoted is a packet on its way from one side to the other, so the reversed quote is a key of the connection:
  * the client's if it was a reply that hit trouble, the real server's if it was a request.
  * An error changes no state and starts no timer anew.
+ *
+ * Where the stack forwards a connection's packets (conntrack), it forwards these, too, and to connection tracking they are
+ * related: what they quote is what the stack has seen of the connection. complaint.h undoes on egress what it must not
+ * have been.
  */
 #pragma once
 
@@ -17,15 +21,22 @@ enum { ICMP_HEAD = 8, ICMP4_QUENCH = 4, ICMP6_INFORMATIONAL = 128 };
 struct quote {
 	struct packet error;	/* the error itself */
 	struct packet packet;	/* the packet to which it would be an answer: its tuple is the quoted one, reversed */
+	struct tuple aside;	/* what leads to a connection whose real server expects the VIP (BACK_ASIDE) */
 	struct found found;
 	struct way way;
 	__u32 ip;		/* offset of the quoted IP header */
 	__u32 l4;		/* of the quoted transport header */
 	__u32 dest;		/* number of the connection's real server */
 	__u32 tunnel;		/* a tunnel leads there */
+	__u32 flags;		/* enum conn_flag, of the connection */
 };
 
 MAP(quotes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct quote, 1, 0);
+
+static __always_inline int is_icmp(const struct packet *p)
+{
+	return p->tuple.protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
 
 /* Is an ICMP message of this type an error that connections care for? */
 static __always_inline int is_error(__u8 family, __u8 type)
@@ -205,11 +216,13 @@ static __always_inline int related_request(struct __sk_buff *skb, struct packet 
 {
 	int reason;
 
-	if (q->way.nat && !quote_translate(skb, p, 0))
+	if ((q->way.nat || q->way.stays) && !quote_translate(skb, p, 0))
 		return DROPPED_REWRITE_FAILED;
+	if (q->way.stays == STAYS_HERE)
+		return FORWARDED_LOCAL;
 	q->way.nat = 0;		/* from here on it is routed like any other packet */
 	if (q->tunnel)
-		reason = tunnel_request(skb, p, q->dest, out, now);
+		reason = q->way.stays ? tunnel_stays(skb, p, q->dest, out, now) : tunnel_request(skb, p, q->dest, out, now);
 	else
 		reason = forward_request(skb, p, &q->way, out, now);
 	out->error = 0;		/* about an error there is none */
@@ -227,6 +240,14 @@ __noinline int related_reply(struct __sk_buff *skb, struct packet *p, struct out
 
 	if (!p || !out || !q)
 		return DROPPED_REWRITE_FAILED;
+	if (q->flags & CONN_OWN) {	/* the client is the director: it comes home, as replies do */
+		out->verdict = TC_ACT_SHOT;
+		if (!quote_translate(skb, p, 1))
+			return DROPPED_REWRITE_FAILED;
+		q->way.nat = 0;
+		q->way.stays = COMES_HOME;
+		return stay(skb, p, &q->way, out, 1);
+	}
 	/* as of every reply: what the stack's own forwarding would refuse goes up as it came */
 	if (p->ttl <= 1)
 		return UP_REPLY_TTL;
@@ -271,6 +292,8 @@ __noinline int related_schedule(struct __sk_buff *skb, struct outcome *out, __u6
 		q->way.port = birth->dport;
 		q->way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
 		q->tunnel = (birth->flags & CONN_METHOD) == METHOD_TUNNEL;
+		if (q->way.nat && birth->manner == CONN_STACK)
+			q->way.stays = STAYS_ROUTED;
 		q->dest = birth->dest;
 	} else if (reason == DROPPED_NO_DESTINATION) {
 		out->verdict = TC_ACT_SHOT;
@@ -296,7 +319,7 @@ __noinline int related_find(struct __sk_buff *skb, __u64 now)
 	if (!(cfg->families & (p->tuple.family == AF_INET ? SERVES_IPV4 : SERVES_IPV6)))
 		return UP_NO_SERVICE;
 	p->uncounted = cfg->mark_device ^ skb->ingress_ifindex;
-	q->way.nat = 0;
+	q->way.nat = q->way.stays = q->flags = 0;
 	reason = quote_read(skb, p);
 	if (reason != RECEIVED)
 		return reason;
@@ -310,7 +333,7 @@ __noinline int related_find(struct __sk_buff *skb, __u64 now)
 }
 
 /* What the connection in `quotes` says about the way of its error. */
-static __always_inline int related_directions(struct quote *q)
+static __always_inline int related_directions(struct __sk_buff *skb, struct quote *q)
 {
 	struct conn *c = conn_at(q->found.number);
 	struct dest *d;
@@ -327,8 +350,20 @@ static __always_inline int related_directions(struct quote *q)
 	q->way.address = d ? d->address : q->error.tuple.dst;
 	q->way.port = c->dport;
 	q->dest = dest;
-	if (!q->found.from_server)
-		return d && d->flags & DEST_LOCAL ? UP_LOCAL_REAL_SERVER : RECEIVED;
+	q->flags = c->status >> 8;
+	if (!q->found.from_server && d && d->flags & DEST_LOCAL) {
+		if (!q->way.nat)
+			return UP_LOCAL_REAL_SERVER;
+		q->way.stays = STAYS_HERE;
+		return RECEIVED;
+	}
+	if (!q->found.from_server) {
+		if ((q->flags & CONN_STACK) && skb->ingress_ifindex != LO_IFINDEX)
+			q->way.stays = STAYS_ROUTED;
+		if (!q->way.nat)	/* its VIP is put back on its way out */
+			q->way.port = q->packet.tuple.dport;
+		return RECEIVED;
+	}
 	conn_vaddr(c, &q->way.address);
 	q->way.port = c->vport;
 	return q->way.nat ? RECEIVED : UP_REPLY_UNCHANGED;
@@ -345,13 +380,15 @@ __noinline int related_forward(struct __sk_buff *skb, struct outcome *out, __u64
 	if (!out || !q)
 		return UP_JUST_ENDED;
 	if (q->found.life)
-		reason = related_directions(q);
+		reason = related_directions(skb, q);
 	if (reason == UP_JUST_ENDED)
 		return reason;
 	if (q->way.nat && !error_sound(skb, &q->error)) {
 		out->verdict = TC_ACT_SHOT;
 		return DROPPED_WRONG_CHECKSUM;
 	}
+	if (q->found.from_server && q->way.nat && (q->flags & CONN_STACK))
+		return UP_REPLY_FOR_STACK;	/* translated and counted as it leaves */
 	d = at(&dests, q->dest);
 	if (d)
 		count(d, q->dest, q->found.from_server ? A_REPLY : A_REQUEST, q->error.length);

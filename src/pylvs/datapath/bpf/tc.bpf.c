@@ -97,6 +97,8 @@ __noinline int bypass(struct __sk_buff *skb, struct packet *p, const struct foun
 		return UP_REPLY_UNCHANGED;
 	c->packets++;
 	way.address = p->tuple.dst;
+	if (c->status & STATUS_FLAG(CONN_STACK))
+		way.stays = STAYS_ROUTED;
 	return past_all(forward_request(skb, p, &way, out, now));
 }
 
@@ -216,6 +218,7 @@ __noinline int find_plain_reply(const struct packet *p, struct found *found, __u
 }
 
 #include "fragment.h"
+#include "passing.h"
 
 /* One-packet scheduling: a connection that begins and ends with this packet, and is never in the table (facts 2.5). */
 static __always_inline void once_ended(struct birth *birth, struct dest_load *load, __u64 now)
@@ -223,6 +226,24 @@ static __always_inline void once_ended(struct birth *birth, struct dest_load *lo
 	load_unbind(load, birth->flags | CONN_INACTIVE, now);
 	if (birth->control)
 		control_leave(birth->control);
+}
+
+/* It goes to the stack, addressed to its real server. */
+__noinline int once_stays(struct __sk_buff *skb, struct packet *p, struct way *way, struct outcome *out, __u64 now)
+{
+	struct birth *birth = at(&births, 0);
+
+	if (!p || !way || !out || !birth)
+		return DROPPED_REWRITE_FAILED;
+	if (!way->nat) {
+		if (!passing_put(p, way, birth->dest, birth->flags & CONN_METHOD, now)) {
+			out->verdict = TC_ACT_SHOT;
+			return DROPPED_CONTENDED;
+		}
+		way->port = p->tuple.dport;
+	}
+	way->nat = 1;
+	return stay(skb, p, way, out, 0);
 }
 
 __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
@@ -238,6 +259,8 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	way.address = birth->daddr;
 	way.port = birth->dport;
 	way.nat = (birth->flags & CONN_METHOD) == METHOD_MASQ;
+	if (birth->manner == CONN_STACK)
+		way.stays = STAYS_ROUTED;
 	if (birth->dest == DEST_NONE) {
 		if (p->fragment)
 			first_goes(&way, DEST_NONE, METHOD_BYPASS, 0);
@@ -251,12 +274,18 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 	count(d, birth->dest, A_REQUEST, p->length);
 	if (p->fragment)
 		first_goes(&way, birth->dest, birth->flags & CONN_METHOD, 0);
+	if (d->family != p->tuple.family)	/* a packet cannot have an address of the other family */
+		way.stays = STAYS_NOT;
 	if (d->flags & DEST_LOCAL)
 		reason = to_local_server(skb, p, &way, out);
-	else if ((birth->flags & CONN_METHOD) == METHOD_TUNNEL)
-		reason = tunnel_request(skb, p, birth->dest, out, now);
-	else
+	else if ((birth->flags & CONN_METHOD) != METHOD_TUNNEL)
 		reason = forward_request(skb, p, &way, out, now);
+	else if (way.stays)
+		reason = tunnel_stays(skb, p, birth->dest, out, now);
+	else
+		reason = tunnel_request(skb, p, birth->dest, out, now);
+	if (reason == FORWARDED_BY_STACK)
+		reason = once_stays(skb, p, &way, out, now);
 	once_ended(birth, load, now);
 	return reason;
 }
@@ -281,7 +310,14 @@ __noinline int once_spoken(struct __sk_buff *skb, struct packet *p, struct outco
 	load_bind(load, birth->flags);
 	if (p->fragment)
 		first_goes(&way, birth->dest, METHOD_MASQ, 1);
-	reason = forward_reply(skb, p, &way, out, now);
+	if (birth->manner != CONN_STACK) {
+		reason = forward_reply(skb, p, &way, out, now);
+	} else if (passing_put(p, &way, birth->dest, METHOD_MASQ, now)) {
+		reason = UP_REPLY_FOR_STACK;
+	} else {
+		out->verdict = TC_ACT_SHOT;
+		reason = DROPPED_CONTENDED;
+	}
 	if (reason == FORWARDED_NAT_REPLY)
 		count(d, birth->dest, A_REPLY, p->length);
 	once_ended(birth, load, now);
@@ -406,16 +442,17 @@ static __always_inline int done(struct __sk_buff *skb, struct packet *p, struct 
 #include "ftp/ftp.h"
 #include "orphan.h"
 #include "egress.h"
+#include "complaint.h"
+#include "ftp/leaves.h"
 
 /* Whose a packet is that is not a connection's own. */
 static __always_inline int step_of(const struct packet *p, int reason)
 {
 	const struct config *cfg = at(&config, 0);
-	__u8 protocol = p->tuple.protocol;
 
 	if (p->fragment >= PIECE_LATER && (reason == UP_FRAGMENT || p->fragment == PIECE_CALLS))
 		return STEP_FRAGMENT;
-	if (reason == UP_PROTOCOL && !p->fragment && protocol == (p->tuple.family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (reason == UP_PROTOCOL && !p->fragment && is_icmp(p))
 		return STEP_RELATED;
 	if (reason == DROPPED_BY_HELPER)
 		return STEP_FTP;
@@ -439,7 +476,7 @@ int ingress(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)	/* or it was moved: look again */
 		reason = way(skb, p, &out);
-	if (p->fragment == PIECE_KNOWN)
+	if (p->fragment == PIECE_KNOWN && reason != DROPPED_BY_HELPER)	/* then it has not gone yet (ftp.h) */
 		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
 	return done(skb, p, &out, reason);

@@ -51,7 +51,7 @@ static __always_inline int ftp_prepare(struct birth *birth, __u32 dest, __u32 po
 		return DROPPED_BY_HELPER;
 	birth->made = birth->once = birth->speaker = birth->persistent = 0;
 	birth->dest = dest;
-	birth->flags = METHOD_MASQ | CONN_INACTIVE | flags;
+	birth->flags = METHOD_MASQ | CONN_INACTIVE | flags;	/* flags: and where its control connection is at home */
 	birth->daddr = d->address;
 	birth->dport = port;
 	birth->kind = SLOT_CONN;
@@ -143,7 +143,8 @@ __noinline int ftp_agree(struct __sk_buff *skb, __u64 now)
 		return DROPPED_CONTENDED;
 	birth->control = 1 + v->found.number;
 	birth->fwmark = skb->mark;
-	reason = ftp_prepare(birth, dest, v->wanted_port, v->wanted.sport ? 0 : CONN_NO_CPORT);
+	reason = ftp_prepare(birth, dest, v->wanted_port, (v->wanted.sport ? 0 : CONN_NO_CPORT) |
+			     (c->status >> 8 & (CONN_STACK | CONN_OWN)));
 	if (reason != RECEIVED)
 		control_leave(birth->control);
 	return reason;
@@ -178,7 +179,7 @@ __noinline int ftp_take(__u64 now)
 	birth->control = control_now(rest->control);
 	if (!ftp_join(birth->control))
 		return UP_JUST_ENDED;
-	reason = ftp_prepare(birth, c->dest, c->dport, 0);
+	reason = ftp_prepare(birth, c->dest, c->dport, c->status >> 8 & (CONN_STACK | CONN_OWN));
 	/* of several packets one takes it, and then what was read of it was true */
 	if (conn_release((__u32)slot - 1, slot >> 32, now) != RELEASED || !(d->flags & DEST_AVAILABLE))
 		reason = UP_JUST_ENDED;

@@ -8,8 +8,9 @@
  *         -> a reply: rewrite the answer to that, shift its sequence number
  *         -> then the way of all connections' packets
  *
- * It listens while the control connection is established, to nothing that comes in pieces. What it cannot do (the table is
- * full, too many shifts) it lets be said again: the packet is dropped.
+ * It listens while the control connection is established, to nothing that comes in pieces: of a fragmented segment the
+ * numbers are shifted, and nothing is read. What it cannot do (the table is full, too many shifts) it lets be said again:
+ * the packet is dropped.
  */
 #pragma once
 
@@ -143,13 +144,13 @@ __noinline int ftp_request(struct __sk_buff *skb)
 			bpf_map_delete_elem(&ftp_talks, &v->key);
 		return RECEIVED;
 	}
-	if (!ftp_sound(skb))
+	if (!v->packet.fragment && !ftp_sound(skb))
 		return DROPPED_WRONG_CHECKSUM;
 	talk = ftp_talk(v);
 	shift = talk ? *(volatile __u64 *)&talk->shift : 0;
 	if (shift && (v->packet.tcp_flags & TCP_ACK) && !ftp_unshift(skb, shift))
 		return DROPPED_BY_HELPER;
-	if (!v->size || !established)
+	if (!v->size || !established || v->packet.fragment)
 		return RECEIVED;
 	return ftp_listen_client(skb);
 }
@@ -198,9 +199,9 @@ __noinline int ftp_reply(struct __sk_buff *skb)
 	c = conn_at(v->found.number);
 	if (!c || !conn_same(c, &v->found))
 		return UP_JUST_ENDED;
-	if (v->packet.ttl <= 1)
-		return UP_REPLY_TTL;
 	if (!(c->status & STATUS_FLAG(CONN_FTP)) || (v->packet.tcp_flags & TCP_SYN))
+		return RECEIVED;
+	if (v->packet.fragment)
 		return RECEIVED;
 	if (!ftp_sound(skb))
 		return DROPPED_WRONG_CHECKSUM;
@@ -238,6 +239,15 @@ __noinline int ftp_answer(struct __sk_buff *skb)
 	return !shift || ftp_shift(skb, shift) ? RECEIVED : DROPPED_BY_HELPER;
 }
 
+/* Has the stack the connection's packets in its hands, too? Then what a real server says is read and rewritten when that
+ * leaves: connection tracking counts both directions as the real server does. */
+static __always_inline int ftp_by_stack(const struct ftp_visit *v)
+{
+	struct conn *c = conn_at(v->found.number);
+
+	return c && (c->status & STATUS_FLAG(CONN_STACK));
+}
+
 /* The way of all connections' packets. */
 __noinline int ftp_forward(struct __sk_buff *skb, struct outcome *out, __u64 now)
 {
@@ -255,6 +265,20 @@ __noinline int ftp_forward(struct __sk_buff *skb, struct outcome *out, __u64 now
 	return request(skb, &v->packet, cfg, &v->found, c, out, now);
 }
 
+/* A packet of a connection: what is heard in it, and changed. RECEIVED, or what becomes of it instead. */
+static __always_inline int ftp_listens(struct __sk_buff *skb, struct ftp_visit *v, __u64 now)
+{
+	int reason = v->found.from_server ? ftp_reply(skb) : ftp_request(skb);
+
+	if (reason == RECEIVED && v->wanted_port)
+		reason = ftp_agree(skb, now);
+	if (reason == RECEIVED && v->wanted_port)
+		reason = ftp_claim(v, &v->agreed, now);
+	if (reason == RECEIVED && v->found.from_server)
+		reason = ftp_answer(skb);
+	return reason;
+}
+
 static __always_inline int ftp_way(struct __sk_buff *skb, struct ftp_visit *v, struct outcome *out)
 {
 	const struct config *cfg = at(&config, 0);
@@ -269,14 +293,12 @@ static __always_inline int ftp_way(struct __sk_buff *skb, struct ftp_visit *v, s
 		reason = ftp_take(now);
 		if (reason == RECEIVED)
 			reason = ftp_claim(v, &v->found, now);
+	} else if (reason == RECEIVED && v->found.from_server && v->packet.ttl <= 1) {
+		reason = UP_REPLY_TTL;
+	} else if (reason == RECEIVED && v->found.from_server && ftp_by_stack(v)) {
+		reason = !(v->packet.tcp_flags & TCP_SYN) && !ftp_sound(skb) ? DROPPED_WRONG_CHECKSUM : UP_REPLY_FOR_STACK;
 	} else if (reason == RECEIVED) {
-		reason = v->found.from_server ? ftp_reply(skb) : ftp_request(skb);
-		if (reason == RECEIVED && v->wanted_port)
-			reason = ftp_agree(skb, now);
-		if (reason == RECEIVED && v->wanted_port)
-			reason = ftp_claim(v, &v->agreed, now);
-		if (reason == RECEIVED && v->found.from_server)
-			reason = ftp_answer(skb);
+		reason = ftp_listens(skb, v, now);
 	}
 	if (reason == RECEIVED)
 		reason = ftp_forward(skb, out, now);
@@ -302,5 +324,7 @@ int ftp(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = ftp_way(skb, v, &out);
+	if (v->packet.fragment)
+		first_went(&v->packet, reason);
 	return done(skb, &v->packet, &out, reason);
 }

@@ -14,6 +14,8 @@ enum decap_setting {
 	DECAP_ROW = 0x10,	/* which of the two rows of decap_members counts; the other may be written to */
 	DECAP_ONLY_VIPS = 0x20,	/* inner packets to these; else: to any address of this host */
 	DECAP_ONLY_DIRECTORS = 0x40,	/* outer packets from these; else: from anybody */
+	DECAP_MSS4_SHIFT = 32,	/* 16 bits: the longest TCP segment that clients are told to send, over IPv4; 0: any */
+	DECAP_MSS6_SHIFT = 48,	/* over IPv6 */
 };
 
 struct decap_config {
@@ -38,7 +40,8 @@ struct decap_member {
 	__u8 unused;
 };
 
-/* What became of a packet: of every one that an interface received, exactly one beside the first. */
+/* What became of a packet: of every one that an interface received, exactly one beside the first. The last is of those
+ * that leave. */
 enum decap_reason {
 	DECAP_RECEIVED,
 	DECAP_UNWRAPPED_IPIP,	/* the outer headers are off, the inner packet is on its way into the stack */
@@ -56,6 +59,7 @@ enum decap_reason {
 	DECAP_DROPPED_CHECKSUM,	/* GRE's, or GUE's outer UDP's */
 	DECAP_DROPPED_ECN,	/* congestion was noted on a packet whose sender knows nothing of that (RFC 6040) */
 	DECAP_DROPPED_BROKEN,	/* the kernel refused half-way */
+	DECAP_CLAMPED,		/* a SYN or SYN+ACK: the longest segment that it asks for was lowered */
 	DECAP_REASONS,
 };
 

@@ -82,6 +82,7 @@ enum reason {
 	SENT_REPLY,
 	SENT_REQUEST,
 	SENT_TO_LO,
+	SENT_FAILED,
 	REASONS,
 };
 
@@ -91,6 +92,8 @@ enum step {
 	STEP_FRAGMENT,
 	STEP_FTP,
 	STEP_ORPHAN,
+	STEP_COMPLAINT,
+	STEP_FTP_LEAVES,
 	STEPS,
 };
 
@@ -216,6 +219,7 @@ struct runtime {
 	__u64 entries_dropped;	/* by drop_entry */
 	__u32 held_cursor;	/* the slot where the sweep goes on to look for fragments that wait in vain (held.h) */
 	__u32 awaiting;		/* connections that wait for a client whose port is not known yet */
+	__u64 passing;		/* when a packet without a connection last went to the stack to be undone as it leaves (passing.h) */
 };
 
 /* Which source address an ICMPv6 error has: the VIP if it is the receiving interface's own, else that interface's

@@ -9,29 +9,37 @@
 #pragma once
 
 enum {
-	CUT_MOST = 16384,	/* bytes behind the IP header */
-	CUT_STEPS = 512,
+	CUT_ROW = 16384,	/* a packet's bytes lie in rows: no value of a per-CPU map may be longer than 32 KiB */
+	CUT_ROWS = 4,
+	CUT_UNIT = 2048,	/* so much is copied at a time */
+	CUT_PIECE = 15360,	/* no piece carries more: the kernel would not make it */
+	CUT_STEPS = 8192 + 64,	/* 64 KiB in pieces of eight bytes, and units that begin in one row and end in another */
 	CUT_FRAGMENT_LEN = 8,	/* IPv6's extra header */
 	CUT_PADDING = 2,
+	CUT_HEADER = 128,	/* room for the longest: a link-layer header and IPv4's with options */
+	IPV4_MAX = 60,
 	IPV4_MORE = 0x2000,
+	OPTION_END = 0,
+	OPTION_NOTHING = 1,
+	OPTION_COPIED = 0x80,	/* into every fragment (RFC 791, 3.1) */
 };
 
 /* Where the packet at hand is to go in pieces. Per CPU, since there is too little stack. */
 struct cut {
 	__u8 padding[CUT_PADDING];	/* so that the IP header is at a multiple of four */
-	__u8 header[ETH_LEN + IPV6_LEN + CUT_FRAGMENT_LEN];
+	__u8 header[CUT_HEADER];
 	__u32 ifindex;
 	__u32 unresolved;	/* the next hop's link-layer address has still to be asked for */
-	__u32 shift;		/* bytes of a tunnel before the client's packet */
+	__u32 shift;		/* bytes before the client's packet that were not there when it came */
 	struct bpf_redir_neigh next;
 };
 
 MAP(cuts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct cut, 1, 0);
 
 struct cut_bytes {
-	__u8 byte[2 * CUT_MOST];	/* the second half for the verifier alone */
+	__u8 byte[CUT_ROW + CUT_UNIT];	/* the last ones for the verifier alone */
 };
-MAP(cut_room, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct cut_bytes, 1, 0);
+MAP(cut_room, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct cut_bytes, CUT_ROWS, 0);
 
 /* This packet is to go to a next hop in pieces. */
 static __always_inline void cut_later(const struct bpf_fib_lookup *fib, int unresolved, __u32 shift)
@@ -42,7 +50,7 @@ static __always_inline void cut_later(const struct bpf_fib_lookup *fib, int unre
 		return;
 	cut->ifindex = fib->ifindex;
 	cut->unresolved = unresolved;
-	cut->shift = shift;
+	cut->shift = shift + MAC_LEN - ETH_LEN;
 	__builtin_memset(&cut->next, 0, sizeof(cut->next));
 	cut->next.nh_family = fib->family;
 	if (fib->family == AF_INET)
@@ -55,74 +63,125 @@ static __always_inline void cut_later(const struct bpf_fib_lookup *fib, int unre
  * they do not get back. 0: it cannot be. */
 __noinline int cut_segments(struct __sk_buff *skb, const struct packet *p, __u32 by)
 {
-	if (!p || p->kind != KIND_PLAIN || p->tuple.protocol != IPPROTO_TCP || !by || by > 1024 ||
-	    by + UDP_LEN > skb->gso_size)
+	if (!p || p->kind != KIND_PLAIN || p->tuple.protocol != IPPROTO_TCP || !by || by + UDP_LEN > skb->gso_size)
 		return 0;
-	return !bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_MAC, 0) &&
-	       !bpf_skb_adjust_room(skb, -(__s32)by, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 64 && by; i++) {	/* room for a header has its limits, too */
+		__u32 once = by > 1024 ? 1024 : by;
+
+		if (bpf_skb_adjust_room(skb, once, BPF_ADJ_ROOM_MAC, 0) ||
+		    bpf_skb_adjust_room(skb, -(__s32)once, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+			return 0;
+		by -= once;
+	}
+	return !by;
 }
 
 struct cut_walk {
 	struct __sk_buff *skb;
-	__u32 at;
-	__u32 left;
+	__u32 at;		/* of the piece at hand in what is cut */
+	__u32 done;		/* bytes of it that are in their place */
+	__u32 left;		/* bytes from there on */
 	__u32 step;
-	__u32 ident;		/* IPv6's */
+	__u32 head;		/* bytes before them in each piece */
+	__u32 ident;		/* IPv6's; 0: it is IPv4 */
 	__u32 next_header;
 	__u32 failed;
 	__u32 own;		/* IPv4's fragment bits as they were */
 };
 
-/* `own`: the fragment bits of the packet that is cut, which may be a fragment itself: what was behind it still is. */
-static __always_inline __u32 cut_header4(struct cut *cut, __u32 at, __u32 size, int more, __u32 own)
+/* Only some options are meant for all fragments: the others turn to nothing, behind the first one, and take as much room
+ * as before (as in the kernel). What makes no sense is left as it is. */
+__noinline int cut_options(void)
 {
-	struct iphdr *ip = (void *)cut->header + ETH_LEN;
-	__u32 *word = (void *)ip;
+	__u32 next = MAC_LEN + IPV4_MIN, goes = 0, end;
+	struct cut *cut = at(&cuts, 0);
 
-	ip->tot_len = bpf_htons(IPV4_MIN + size);
-	ip->frag_off = bpf_htons((at / 8 + own) | (more ? IPV4_MORE : 0));
-	ip->check = 0;
-	ip->check = ~fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
-	return ETH_LEN + IPV4_MIN;
+	if (!cut)
+		return 0;
+	end = MAC_LEN + (cut->header[MAC_LEN] & 15) * 4;
+#pragma clang loop unroll(disable)
+	for (__u32 i = MAC_LEN + IPV4_MIN; i < MAC_LEN + IPV4_MAX; i++) {
+		if (i >= end)
+			break;
+		if (i == next) {	/* an option begins */
+			__u8 kind = cut->header[i];
+
+			if (kind == OPTION_END)
+				break;
+			next += kind == OPTION_NOTHING ? 1 : cut->header[i + 1];
+			if (next <= i || (next == i + 1 && kind != OPTION_NOTHING) || next > end)
+				break;
+			goes = !(kind & OPTION_COPIED);
+		}
+		if (goes)
+			cut->header[i] = OPTION_NOTHING;
+	}
+	return 0;
 }
 
-static __always_inline __u32 cut_header6(struct cut *cut, const struct cut_walk *walk, __u32 size, int more)
+/* `own`: the fragment bits of the packet that is cut, which may be a fragment itself: what was behind it still is. */
+static __always_inline void cut_header4(struct cut *cut, const struct cut_walk *walk, __u32 size, int more)
 {
-	struct ipv6hdr *ip = (void *)cut->header + ETH_LEN;
+	struct iphdr *ip = (void *)cut->header + MAC_LEN;
+
+	ip->tot_len = bpf_htons(walk->head - MAC_LEN + size);
+	ip->frag_off = bpf_htons((walk->at / 8 + walk->own) | (more ? IPV4_MORE : 0));
+	ip->check = 0;
+	/* behind the header there are zeros */
+	ip->check = ~fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)ip, IPV4_MAX, 0));
+}
+
+static __always_inline void cut_header6(struct cut *cut, const struct cut_walk *walk, __u32 size, int more)
+{
+	struct ipv6hdr *ip = (void *)cut->header + MAC_LEN;
 	__u32 *word = (void *)(ip + 1);
 
 	ip->payload_len = bpf_htons(CUT_FRAGMENT_LEN + size);
 	ip->nexthdr = IPPROTO_FRAGMENT;
 	word[0] = bpf_htonl(walk->next_header << 24 | walk->at | (more ? 1 : 0));
 	word[1] = walk->ident;
-	return ETH_LEN + IPV6_LEN + CUT_FRAGMENT_LEN;
 }
 
+/* Some more of the piece at hand; when all of it is there, it leaves. */
 static long cut_step(__u64 i, struct cut_walk *walk)
 {
-	struct __sk_buff *skb = walk->skb;
-	struct cut_bytes *room = at(&cut_room, 0);
-	struct cut *cut = at(&cuts, 0);
-	__u32 size, head, from = walk->at & (CUT_MOST - 8);
+	__u32 from = walk->at + walk->done, size, unit, row = from % CUT_ROW & (CUT_ROW - 8);
+	struct cut_bytes *room = at(&cut_room, from / CUT_ROW);
 	int more = walk->left > walk->step;
+	struct __sk_buff *skb = walk->skb;
+	struct cut *cut = at(&cuts, 0);
 
 	size = more ? walk->step : walk->left;
 	walk->failed = 1;
 	if (!room || !cut || !size)
 		return 1;
-	if (walk->ident)
-		head = cut_header6(cut, walk, size, more);
-	else
-		head = cut_header4(cut, walk->at, size, more, walk->own);
-	size = within(size, CUT_MOST);
-	if (bpf_skb_change_tail(skb, head + size, 0) ||
-	    bpf_skb_store_bytes(skb, 0, cut->header, ETH_LEN + IPV4_MIN, 0) ||
-	    (walk->ident && bpf_skb_store_bytes(skb, 0, cut->header, sizeof(cut->header), 0)) ||
-	    bpf_skb_store_bytes(skb, head, room->byte + from, size, 0))
+	if (!walk->done) {
+		if (walk->ident)
+			cut_header6(cut, walk, size, more);
+		else
+			cut_header4(cut, walk, size, more);
+		if (bpf_skb_change_tail(skb, walk->head + size, 0) ||
+		    bpf_skb_store_bytes(skb, 0, cut->header, within(walk->head, CUT_HEADER), 0))
+			return 1;
+		if (!walk->at && !walk->own && walk->head > MAC_LEN + IPV4_MIN && !walk->ident)
+			cut_options();
+	}
+	unit = size - walk->done;
+	if (unit > CUT_ROW - row)
+		unit = CUT_ROW - row;
+	if (unit > CUT_UNIT)
+		unit = CUT_UNIT;
+	unit = within(unit, CUT_UNIT);
+	if (bpf_skb_store_bytes(skb, walk->head + walk->done, room->byte + row, unit, 0))
 		return 1;
+	walk->done += unit;
+	walk->failed = 0;
+	if (walk->done < size)
+		return 0;
 	walk->at += size;
 	walk->left -= size;
-	walk->failed = 0;
+	walk->done = 0;
 	if (!more)
 		return 1;
 	/* only one packet can wait for a neighbour's answer, and it is the last; the client sends again */
@@ -147,40 +206,76 @@ static __always_inline int cut_finish_sum(struct __sk_buff *skb, const struct pa
 	return !bpf_skb_store_bytes(skb, sum_at(p) + shift, &sum, 2, 0);
 }
 
+/* Keep what is behind the headers. Its rows are full but for the last one. */
+__noinline int cut_keep(struct __sk_buff *skb, __u32 head, __u32 size)
+{
+	struct cut_bytes *room;
+	__u32 row;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CUT_ROWS; i++) {
+		if (size <= i * CUT_ROW)
+			return 1;
+		room = at(&cut_room, i);
+		row = size - i * CUT_ROW;
+		if (row > CUT_ROW)
+			row = CUT_ROW;
+		if (!room || bpf_skb_load_bytes(skb, head + i * CUT_ROW, room->byte, within(row, CUT_ROW)))
+			return 0;
+	}
+	return size <= CUT_ROWS * CUT_ROW;
+}
+
+/* The headers of all pieces. What is behind them: zeros. */
+static __always_inline int cut_head(struct __sk_buff *skb, struct cut *cut, int ipv6)
+{
+	__u8 first;
+
+	if (bpf_skb_load_bytes(skb, MAC_LEN, &first, 1))
+		return 0;
+	__builtin_memset(cut->header, 0, CUT_HEADER);
+	if (ipv6)
+		return bpf_skb_load_bytes(skb, 0, cut->header, MAC_LEN + IPV6_LEN) ? 0 : MAC_LEN + IPV6_LEN;
+	if (first >> 4 != 4 || (first & 15) < 5 ||
+	    bpf_skb_load_bytes(skb, 0, cut->header, within(MAC_LEN + (first & 15) * 4, CUT_HEADER)))
+		return 0;
+	return MAC_LEN + (first & 15) * 4;
+}
+
 /* Send the packet, which has all its new headers, in pieces of this MTU. The verdict for the last one; -1: it cannot be
  * cut. */
 __noinline int cut_up(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 {
 	int ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6), pending;
-	__u32 head = ETH_LEN + (ipv6 ? IPV6_LEN : IPV4_MIN), size;
-	struct cut_bytes *room = at(&cut_room, 0);
 	struct cut_walk walk = { .skb = skb };
 	struct cut *cut = at(&cuts, 0);
+	__u32 size;
 
-	if (!p || !cut || !room)
+	if (!p || !cut)
 		return -1;
-	size = p->length + ETH_LEN + cut->shift - head;
-	walk.step = mtu - (head - ETH_LEN) - (ipv6 ? CUT_FRAGMENT_LEN : 0);
-	if ((__s32)walk.step < 8 || size < 8 || size > CUT_MOST)
-		return -1;
-	walk.step &= ~7u;
 	pending = sum_pending(skb, p, cut->shift);
 	if (pending < 0 || (pending && !cut_finish_sum(skb, p, cut->shift)))
 		return -1;
-	walk.left = size;
-	size = within(size, CUT_MOST);
-	if (bpf_skb_load_bytes(skb, head, room->byte, size) ||
-	    bpf_skb_load_bytes(skb, 0, cut->header, ETH_LEN + IPV4_MIN) ||
-	    (ipv6 && bpf_skb_load_bytes(skb, 0, cut->header, ETH_LEN + IPV6_LEN)))
+	walk.head = cut_head(skb, cut, ipv6);
+	if (!walk.head)
 		return -1;
-	if (!ipv6 && cut->header[ETH_LEN] != 0x45)
-		return -1;	/* which options are for the first piece alone: nobody has asked yet */
-	if (!ipv6)
-		walk.own = (cut->header[ETH_LEN + 6] << 8 | cut->header[ETH_LEN + 7]) & 0x3fff;
+	size = p->length + ETH_LEN + cut->shift - walk.head;
+	if ((__s32)size < 8 || !cut_keep(skb, walk.head, size))
+		return -1;
+	walk.left = size;
 	if (ipv6) {
 		walk.ident = bpf_get_prandom_u32() | 1;
-		walk.next_header = cut->header[ETH_LEN + 6];
+		walk.next_header = cut->header[MAC_LEN + 6];
+		walk.head += CUT_FRAGMENT_LEN;
+	} else {
+		walk.own = (cut->header[MAC_LEN + 6] << 8 | cut->header[MAC_LEN + 7]) & 0x3fff;
 	}
+	walk.step = mtu + MAC_LEN - walk.head;
+	if ((__s32)walk.step < 8)
+		return -1;
+	walk.step &= ~7u;
+	if (walk.step > CUT_PIECE)
+		walk.step = CUT_PIECE;
 	if (pending && bpf_skb_adjust_room(skb, -(__s32)(p->l4 + cut->shift + 2), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
 	bpf_loop(CUT_STEPS, cut_step, &walk, 0);
