@@ -17,6 +17,7 @@ enum {
 	CUT_FRAGMENT_LEN = 8,	/* IPv6's extra header */
 	CUT_PADDING = 2,
 	CUT_HEADER = 128,	/* room for the longest: a link-layer header and IPv4's with options */
+	CUT_ONCE = 1024,
 	IPV4_MAX = 60,
 	IPV4_MORE = 0x2000,
 	OPTION_END = 0,
@@ -25,6 +26,19 @@ enum {
 };
 
 /* Where the packet at hand is to go in pieces. Per CPU, since there is too little stack. */
+/* How far the work has come. */
+struct cut_walk {
+	__u32 at;		/* of the piece at hand in what is cut */
+	__u32 done;		/* bytes of it that are in their place */
+	__u32 left;		/* bytes from there on */
+	__u32 step;
+	__u32 head;		/* bytes before them in each piece */
+	__u32 ident;		/* IPv6's; 0: it is IPv4 */
+	__u32 next_header;
+	__u32 failed;
+	__u32 own;		/* IPv4's fragment bits as they were */
+};
+
 struct cut {
 	__u8 padding[CUT_PADDING];	/* so that the IP header is at a multiple of four */
 	__u8 header[CUT_HEADER];
@@ -32,6 +46,9 @@ struct cut {
 	__u32 unresolved;	/* the next hop's link-layer address has still to be asked for */
 	__u32 shift;		/* bytes before the client's packet that were not there when it came */
 	struct bpf_redir_neigh next;
+	struct cut_walk walk;	/* here, not on the stack: or the verifier follows every length */
+	__u32 option;		/* where the next one begins */
+	__u32 option_goes;	/* the one at hand is not for all pieces */
 };
 
 MAP(cuts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct cut, 1, 0);
@@ -59,62 +76,63 @@ static __always_inline void cut_later(const struct bpf_fib_lookup *fib, int unre
 		__builtin_memcpy(cut->next.ipv6_nh, fib->ipv6_dst, 16);
 }
 
+struct cut_shorter {
+	struct __sk_buff *skb;
+	__u32 by;		/* bytes that are still too many */
+};
+
+/* Room for a header has its limits: so many bytes at once. */
+static long cut_shorter_step(__u64 i, struct cut_shorter *walk)
+{
+	__u32 once = walk->by > CUT_ONCE ? CUT_ONCE : walk->by;
+
+	if (!once || bpf_skb_adjust_room(walk->skb, once, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_adjust_room(walk->skb, -(__s32)once, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return 1;
+	walk->by -= once;
+	return 0;
+}
+
 /* Let the segments of a merged TCP packet be so much shorter: a header comes, which they give room to, and goes, which
  * they do not get back. 0: it cannot be. */
 __noinline int cut_segments(struct __sk_buff *skb, const struct packet *p, __u32 by)
 {
+	struct cut_shorter walk = {.skb = skb, .by = by};
+
 	if (!p || p->kind != KIND_PLAIN || p->tuple.protocol != IPPROTO_TCP || !by || by + UDP_LEN > skb->gso_size)
 		return 0;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 64 && by; i++) {	/* room for a header has its limits, too */
-		__u32 once = by > 1024 ? 1024 : by;
-
-		if (bpf_skb_adjust_room(skb, once, BPF_ADJ_ROOM_MAC, 0) ||
-		    bpf_skb_adjust_room(skb, -(__s32)once, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-			return 0;
-		by -= once;
-	}
-	return !by;
+	bpf_loop(64 * 1024 / CUT_ONCE, cut_shorter_step, &walk, 0);
+	return !walk.by;
 }
-
-struct cut_walk {
-	struct __sk_buff *skb;
-	__u32 at;		/* of the piece at hand in what is cut */
-	__u32 done;		/* bytes of it that are in their place */
-	__u32 left;		/* bytes from there on */
-	__u32 step;
-	__u32 head;		/* bytes before them in each piece */
-	__u32 ident;		/* IPv6's; 0: it is IPv4 */
-	__u32 next_header;
-	__u32 failed;
-	__u32 own;		/* IPv4's fragment bits as they were */
-};
 
 /* Only some options are meant for all fragments: the others turn to nothing, behind the first one, and take as much room
  * as before (as in the kernel). What makes no sense is left as it is. */
 __noinline int cut_options(void)
 {
-	__u32 next = MAC_LEN + IPV4_MIN, goes = 0, end;
 	struct cut *cut = at(&cuts, 0);
 
 	if (!cut)
 		return 0;
-	end = MAC_LEN + (cut->header[MAC_LEN] & 15) * 4;
+	cut->option = MAC_LEN + IPV4_MIN;
+	cut->option_goes = 0;
 #pragma clang loop unroll(disable)
 	for (__u32 i = MAC_LEN + IPV4_MIN; i < MAC_LEN + IPV4_MAX; i++) {
+		__u32 end = MAC_LEN + (cut->header[MAC_LEN] & 15) * 4;
+
+		barrier();	/* what is read anew is unknown: or the verifier follows every length */
 		if (i >= end)
 			break;
-		if (i == next) {	/* an option begins */
+		if (i == cut->option) {	/* one begins */
 			__u8 kind = cut->header[i];
+			__u32 next = i + (kind == OPTION_NOTHING ? 1 : cut->header[i + 1]);
 
-			if (kind == OPTION_END)
+			if (kind == OPTION_END || next == i || (next == i + 1 && kind != OPTION_NOTHING) || next > end)
 				break;
-			next += kind == OPTION_NOTHING ? 1 : cut->header[i + 1];
-			if (next <= i || (next == i + 1 && kind != OPTION_NOTHING) || next > end)
-				break;
-			goes = !(kind & OPTION_COPIED);
+			cut->option = next;
+			cut->option_goes = !(kind & OPTION_COPIED);
+			barrier();
 		}
-		if (goes)
+		if (cut->option_goes)
 			cut->header[i] = OPTION_NOTHING;
 	}
 	return 0;
@@ -143,18 +161,25 @@ static __always_inline void cut_header6(struct cut *cut, const struct cut_walk *
 	word[1] = walk->ident;
 }
 
-/* Some more of the piece at hand; when all of it is there, it leaves. */
-static long cut_step(__u64 i, struct cut_walk *walk)
+/* Some more of the piece at hand; when all of it is there, it leaves. 1: that was the last one, or it cannot be. */
+__noinline int cut_more(struct __sk_buff *skb)
 {
-	__u32 from = walk->at + walk->done, size, unit, row = from % CUT_ROW & (CUT_ROW - 8);
-	struct cut_bytes *room = at(&cut_room, from / CUT_ROW);
-	int more = walk->left > walk->step;
-	struct __sk_buff *skb = walk->skb;
 	struct cut *cut = at(&cuts, 0);
+	__u32 from, size, unit, row;
+	struct cut_bytes *room;
+	struct cut_walk *walk;
+	int more;
 
+	if (!cut)
+		return 1;
+	walk = &cut->walk;
+	more = walk->left > walk->step;
 	size = more ? walk->step : walk->left;
+	from = walk->at + walk->done;
+	row = from % CUT_ROW & (CUT_ROW - 8);
+	room = at(&cut_room, from / CUT_ROW);
 	walk->failed = 1;
-	if (!room || !cut || !size)
+	if (!room || !size)
 		return 1;
 	if (!walk->done) {
 		if (walk->ident)
@@ -188,6 +213,15 @@ static long cut_step(__u64 i, struct cut_walk *walk)
 	if (!cut->unresolved)
 		bpf_clone_redirect(skb, cut->ifindex, 0);
 	return 0;
+}
+
+struct cut_packet {
+	struct __sk_buff *skb;
+};
+
+static long cut_step(__u64 i, struct cut_packet *packet)
+{
+	return cut_more(packet->skb) != 0;
 }
 
 /* A checksum that would be finished on the way out has to be right before the cut. What says that it is pending goes
@@ -247,39 +281,42 @@ static __always_inline int cut_head(struct __sk_buff *skb, struct cut *cut, int 
 __noinline int cut_up(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 {
 	int ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6), pending;
-	struct cut_walk walk = { .skb = skb };
+	struct cut_packet packet = {.skb = skb};
 	struct cut *cut = at(&cuts, 0);
+	struct cut_walk *walk;
 	__u32 size;
 
 	if (!p || !cut)
 		return -1;
+	walk = &cut->walk;
+	__builtin_memset(walk, 0, sizeof(*walk));
 	pending = sum_pending(skb, p, cut->shift);
 	if (pending < 0 || (pending && !cut_finish_sum(skb, p, cut->shift)))
 		return -1;
-	walk.head = cut_head(skb, cut, ipv6);
-	if (!walk.head)
+	walk->head = cut_head(skb, cut, ipv6);
+	if (!walk->head)
 		return -1;
-	size = p->length + ETH_LEN + cut->shift - walk.head;
-	if ((__s32)size < 8 || !cut_keep(skb, walk.head, size))
+	size = p->length + ETH_LEN + cut->shift - walk->head;
+	if ((__s32)size < 8 || !cut_keep(skb, walk->head, size))
 		return -1;
-	walk.left = size;
+	walk->left = size;
 	if (ipv6) {
-		walk.ident = bpf_get_prandom_u32() | 1;
-		walk.next_header = cut->header[MAC_LEN + 6];
-		walk.head += CUT_FRAGMENT_LEN;
+		walk->ident = bpf_get_prandom_u32() | 1;
+		walk->next_header = cut->header[MAC_LEN + 6];
+		walk->head += CUT_FRAGMENT_LEN;
 	} else {
-		walk.own = (cut->header[MAC_LEN + 6] << 8 | cut->header[MAC_LEN + 7]) & 0x3fff;
+		walk->own = (cut->header[MAC_LEN + 6] << 8 | cut->header[MAC_LEN + 7]) & 0x3fff;
 	}
-	walk.step = mtu + MAC_LEN - walk.head;
-	if ((__s32)walk.step < 8)
+	walk->step = mtu + MAC_LEN - walk->head;
+	if ((__s32)walk->step < 8)
 		return -1;
-	walk.step &= ~7u;
-	if (walk.step > CUT_PIECE)
-		walk.step = CUT_PIECE;
+	walk->step &= ~7u;
+	if (walk->step > CUT_PIECE)
+		walk->step = CUT_PIECE;
 	if (pending && bpf_skb_adjust_room(skb, -(__s32)(p->l4 + cut->shift + 2), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
-	bpf_loop(CUT_STEPS, cut_step, &walk, 0);
-	if (walk.failed || walk.left)
+	bpf_loop(CUT_STEPS, cut_step, &packet, 0);
+	if (walk->failed || walk->left)
 		return -1;
 	if (cut->unresolved)
 		return bpf_redirect_neigh(cut->ifindex, &cut->next, sizeof(cut->next), 0);
