@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
-from bench.peers import BASE, HTTP_PORT, PEERS, TITLES
+from bench.peers import BASE, HTTP_PORT, OURS, PEERS, TITLES
 from bench.report import save, table
 from pylvs.lab import Lab, LabError, wait_for
 from pylvs.lab.servers import PACKAGES, program
@@ -109,7 +109,7 @@ def _set_up(peer: str, servers: int, stack: ExitStack) -> tuple[Lab, str]:
             return done.stdout.startswith("rs")
 
         wait_for(answers, f"{peer} to answer", seconds=5)
-        if peer in ("nat", "dr") and counted(lab) == 0:
+        if peer in OURS and counted(lab) == 0:
             raise LabError(f"{peer} was answered, but its director has not counted a connection: that was not pylvs")
         stack.push(own.pop_all())
     return lab, address

@@ -7,12 +7,15 @@ What is fair:
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pylvs.lab import Lab, LabError
+from pylvs.lab.lab import console_script
 from pylvs.lab.servers import IPERF3_PORT, program
 
 HTTP_PORT = 80
+GUE_PORT = "6080"
 PORTS = (HTTP_PORT, IPERF3_PORT)
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
@@ -30,11 +33,11 @@ def _rips(lab: Lab) -> list[str]:
     return [server.ipv4 for server in lab.realservers]
 
 
-def _pylvs(lab: Lab, method: str) -> str:
+def _pylvs(lab: Lab, *method: str) -> str:
     for port in PORTS:
         lab.ipvsadm(["-A", "-t", f"{lab.vip}:{port}", "-s", "wlc"])
         for rip in _rips(lab):
-            lab.ipvsadm(["-a", "-t", f"{lab.vip}:{port}", "-r", f"{rip}:{port}", method])
+            lab.ipvsadm(["-a", "-t", f"{lab.vip}:{port}", "-r", f"{rip}:{port}", *method])
     return lab.vip
 
 
@@ -44,6 +47,13 @@ def pylvs_nat(lab: Lab) -> str:
 
 def pylvs_dr(lab: Lab) -> str:
     return _pylvs(lab, "-g")
+
+
+def pylvs_tun(lab: Lab, kind: str) -> str:
+    """LVS-TUN; the real servers take the tunnel's headers off by `pylvs realserver decap`, on the same CPUs."""
+    for server in lab.realservers:
+        lab.run(server.name, [*console_script("pylvs"), "realserver", "decap", "--type", kind, "--vip", lab.vip])
+    return _pylvs(lab, "-i", "--tun-type", kind, *(("--tun-port", GUE_PORT) if kind == "gue" else ()))
 
 
 NFT = """
@@ -124,6 +134,9 @@ PEERS: dict[str, SetUp] = {
     "routed": routed,
     "nat": pylvs_nat,
     "dr": pylvs_dr,
+    "ipip": partial(pylvs_tun, kind="ipip"),
+    "gre": partial(pylvs_tun, kind="gre"),
+    "gue": partial(pylvs_tun, kind="gue"),
     "nft": nft_dnat,
     "haproxy": haproxy,
     "nginx": nginx_stream,
@@ -132,8 +145,12 @@ TITLES = {
     "routed": "plain routing",
     "nat": "**pylvs NAT**",
     "dr": "**pylvs DR**",
+    "ipip": "**pylvs TUN, ipip**",
+    "gre": "**pylvs TUN, gre**",
+    "gue": "**pylvs TUN, gue**",
     "nft": "nftables DNAT",
     "haproxy": "HAProxy (TCP)",
     "nginx": "nginx stream",
 }
+OURS = ("nat", "dr", "ipip", "gre", "gue")
 BASE = "routed"

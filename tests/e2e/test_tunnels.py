@@ -8,8 +8,10 @@ every forwarding method.
 
 import itertools
 import json
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import pytest
 
@@ -20,6 +22,7 @@ from support.upload import MEGABYTE, upload
 from .conftest import BOTH_WAYS, forwarding
 
 PORT = 9000
+ETH_P_ALL = 3
 GUE = "--tun-type gue --tun-port 6080"
 KINDS = {
     "ipip": "", "gre": "--tun-type gre", "gre-csum": "--tun-type gre --tun-csum", "gue": GUE,
@@ -98,11 +101,46 @@ def test_by_the_stack(tun: Lab) -> None:
         tun.run("director", "nft delete table inet filter")
 
 
+@contextmanager
+def _finishing(lab: Lab) -> Iterator[None]:
+    """The client's machine leaves nothing to be done: no packet merged, no checksum unfinished."""
+    if shutil.which("ethtool") is None:
+        pytest.skip("there is no ethtool to switch offloading off")
+    lab.run("client", "ethtool -K eth0 tx off")
+    yield
+    lab.run("client", "ethtool -K eth0 tx on")
+
+
+def test_captures_show_what_leaves(tun: Lab) -> None:
+    """The tunnel's packets, to whoever asks the kernel where their IP header begins (`tcpdump -i any`), too."""
+    rs1, told = tun.host("rs1"), set()
+    ends = {tun.vip: rs1.ipv4, tun.vip6: rs1.ipv6}
+    for (vip, server), kind in itertools.product(ends.items(), KINDS):
+        service, target = (f"[{one}]:{PORT}" if ":" in one else f"{one}:{PORT}" for one in (vip, server))
+        tun.ipvsadm("-R", input=f"-A -t {service} -s rr\n-a -t {service} -r {target} -i {KINDS[kind]}\n")
+        with tun.enter("director"):
+            capture = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+        with capture, _finishing(tun):
+            capture.bind(("eth0", ETH_P_ALL))
+            capture.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            upload(tun, vip, PORT, 50_000)
+            capture.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    packet, (_, _, direction, *_) = capture.recvfrom(1 << 16)
+                    place = slice(16, 20) if packet[0] >> 4 == 4 else slice(24, 40)
+                    if direction == socket.PACKET_OUTGOING and packet[0] >> 4 in (4, 6):
+                        told.add(socket.inet_ntop(socket.AF_INET if packet[0] >> 4 == 4 else socket.AF_INET6, packet[place]))
+        assert server in told
+        assert vip not in told, f"{kind}: the client's packet was taken for the tunnel's"
+        tun.ipvsadm("-C")
+
+
 @BOTH_WAYS
-@pytest.mark.parametrize("merged", [True, False], ids=["merged", "cut"])
-def test_every_byte_arrives(tun: Lab, merged: bool) -> None:
+@pytest.mark.parametrize("how", ["merged", "cut", "finished"])
+def test_every_byte_arrives(tun: Lab, how: str) -> None:
     """Of each type and mixture of families, at full speed: the client's machine leaves packets merged and checksums to
-    be finished; and they stay so to the real server, or are cut where the tunnel begins."""
+    be finished; and they stay so to the real server, or are cut where the tunnel begins. Or it leaves nothing to do."""
     rs1, services, restore = tun.host("rs1"), [], []
     ways = itertools.product((tun.vip, tun.vip6), (rs1.ipv4, rs1.ipv6), KINDS.values())
     for port, (vip, server, kind) in enumerate(ways, PORT):
@@ -111,12 +149,12 @@ def test_every_byte_arrives(tun: Lab, merged: bool) -> None:
         restore.append(f"-A -t {service} -s rr\n-a -t {service} -r {target} -i {kind}\n")
     tun.ipvsadm("-R", input="".join(restore))
     before = _sent(tun)
-    with nullcontext() if merged else _segmenting(tun):
+    with {"merged": nullcontext(), "cut": _segmenting(tun), "finished": _finishing(tun)}[how]:
         for vip, port in services:
             upload(tun, vip, port)
     segments = len(services) * len(MEGABYTE) // 1400
     sent = _sent(tun) - before
-    assert sent < segments // 2 if merged else sent > segments, f"{sent} packets left the director"
+    assert sent < segments // 2 if how == "merged" else sent > segments, f"{sent} packets left the director"
 
 
 def _example(lab: Lab, text: str) -> list[str]:

@@ -5,7 +5,7 @@ Only loading (and clsact, for kernels without tcx links) goes through libbpf: ev
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pylvs.datapath import _layout
 from pylvs.errors import DatapathError
@@ -38,6 +38,7 @@ class _Library:
             ("bpf_object__load", number, [pointer]),
             ("bpf_object__next_program", pointer, [pointer, pointer]),
             ("bpf_program__name", text, [pointer]),
+            ("bpf_program__set_autoload", number, [pointer, ctypes.c_bool]),
             ("bpf_program__fd", number, [pointer]),
             ("bpf_object__close", None, [pointer]),
             ("bpf_tc_hook_create", number, [pointer]),
@@ -80,21 +81,23 @@ class Object:
         existing: Mapping[str, int],
         constants: Mapping[str, bytes],
         directory: str = DIRECTORY,
+        wanted: Callable[[str], bool] = lambda _: True,
     ):
-        """Load an object.
+        """Load an object. Several can be loaded at a time, by threads.
 
         Args:
             name: "tc" or "sweep", or that of another one in another directory.
             sizes: map -> entries; what is not named keeps its size from the source.
             existing: map -> file descriptor of one to be used instead of making a new one.
             constants: read-only variable -> its bytes.
+            wanted: which programs to load, by their names; maps are made all the same.
 
         Raises:
             DatapathError: the kernel refuses; the text holds the verifier's last lines.
         """
         library = _library()
         lib = library.lib
-        library.log.clear()
+        said = len(library.log)
         self.maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
         path = os.path.join(directory, f"{name}.bpf.o")
@@ -107,19 +110,34 @@ class Object:
             raise DatapathError(f"{path} cannot be read: {why}")
         try:
             titles = self._prepare(lib, handle, name, sizes, existing, constants)
+            programs = self._choose(lib, handle, wanted)
             result = lib.bpf_object__load(handle)
             if result:
-                raise DatapathError(_why(-result, library.log))
-            for kind, found in (("map", self.maps), ("program", self.programs)):
-                item = getattr(lib, f"bpf_object__next_{kind}")(handle, None)
-                while item:
-                    # a map that is taken over goes by the name that it was made with: not what this object calls it
-                    title = titles.pop(0) if kind == "map" else lib.bpf_program__name(item).decode()
-                    # of our own: closing the object closes libbpf's
-                    found[title] = os.dup(getattr(lib, f"bpf_{kind}__fd")(item))
-                    item = getattr(lib, f"bpf_object__next_{kind}")(handle, item)
+                raise DatapathError(_why(-result, library.log[said:]))
+            # of our own: closing the object closes libbpf's
+            item = lib.bpf_object__next_map(handle, None)
+            while item:
+                # one that is taken over goes by the name that it was made with: not what this object calls it
+                self.maps[titles.pop(0)] = os.dup(lib.bpf_map__fd(item))
+                item = lib.bpf_object__next_map(handle, item)
+            for title, program in programs.items():
+                self.programs[title] = os.dup(lib.bpf_program__fd(program))
         finally:
             lib.bpf_object__close(handle)
+
+    @staticmethod
+    def _choose(lib: ctypes.CDLL, handle: int, wanted: Callable[[str], bool]) -> dict[str, int]:
+        """Let only those programs be loaded that are wanted. Returns libbpf's handles of them."""
+        chosen = {}
+        item = lib.bpf_object__next_program(handle, None)
+        while item:
+            title = lib.bpf_program__name(item).decode()
+            if wanted(title):
+                chosen[title] = item
+            else:
+                lib.bpf_program__set_autoload(item, False)
+            item = lib.bpf_object__next_program(handle, item)
+        return chosen
 
     @staticmethod
     def _prepare(

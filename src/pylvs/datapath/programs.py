@@ -2,11 +2,10 @@
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pylvs.datapath import _layout, syscall
 from pylvs.datapath.maps import possible_cpus
-from pylvs.datapath.memory import free_pages_at
 from pylvs.errors import DatapathError
 from pylvs.helpers import sip
 from pylvs.protocols import sctp, tcp, timeouts
@@ -18,6 +17,8 @@ STEPS = "steps"
 gone, so it is handled, and pinned, like the programs."""
 LINKLESS = "_linkless"
 """Behind the names of those programs that work on interfaces without link-layer headers."""
+SHARES = (("ingress",), ("related", "orphan"))
+"""Programs that are verified beside each other; all others are a share, too. Each takes about as long as the next."""
 NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}", f"tc{LINKLESS}", f"tc{LINKLESS}{RESIZING}")
 
 
@@ -56,28 +57,12 @@ def load(
     Returns:
         (maps, programs) as file descriptors. Among the programs are their arrays, STEPS.
     """
-    from pylvs.datapath.object import Object
-
     every = {**constants, **_constants()}
-    if kind == RESIZING:
-        # these two keep the verifier busy for longer than all else takes; with all maps there, they need not wait
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(Object, f"sweep{kind}", sizes, existing, every)
-            traffic = Object(f"tc{kind}", sizes, existing, every)
-            heartbeat = other.result()
-    else:
-        traffic = Object("tc", sizes, existing, every)
-        # the second object works on the maps that the first one has made
-        heartbeat = Object("sweep", sizes, {**traffic.maps, **existing}, every)
-    maps = {**heartbeat.maps, **traffic.maps}
-    for name, fd in heartbeat.maps.items():
-        if maps[name] != fd:
-            os.close(fd)
+    maps, traffic = _load(f"tc{kind}", sizes, existing, every, {f"sweep{kind}"})
+    steps = _steps(maps, traffic)
     for name in [name for name in maps if "." in name]:  # constants belong to their program alone
         os.close(maps.pop(name))
-    loaded = {**traffic.programs, **heartbeat.programs, STEPS: _steps(maps, traffic.programs)}
+    loaded = {**traffic, STEPS: steps}
     if linkless:
         loaded |= load_linkless(maps, constants, kind)
     return maps, loaded
@@ -85,14 +70,58 @@ def load(
 
 def load_linkless(maps: Mapping[str, int], constants: Mapping[str, bytes], kind: str = "") -> dict[str, int]:
     """Load the packet path for interfaces without link-layer headers over the maps of a director: its programs."""
-    from pylvs.datapath.object import Object
-
-    traffic = Object(f"tc{LINKLESS}{kind}", {}, maps, {**constants, **_constants()})
-    loaded = {f"{name}{LINKLESS}": fd for name, fd in traffic.programs.items()}
-    loaded[f"{STEPS}{LINKLESS}"] = _steps(traffic.maps, traffic.programs)
-    for fd in traffic.maps.values():
+    taken, traffic = _load(f"tc{LINKLESS}{kind}", {}, maps, {**constants, **_constants()})
+    loaded = {f"{name}{LINKLESS}": fd for name, fd in traffic.items()}
+    loaded[f"{STEPS}{LINKLESS}"] = _steps(taken, traffic)
+    for fd in taken.values():
         os.close(fd)
     return loaded
+
+
+def _load(
+    name: str,
+    sizes: Mapping[str, int],
+    existing: Mapping[str, int],
+    constants: Mapping[str, bytes],
+    others: Collection[str] = (),
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Load an object, and others that work on its maps. Returns all maps and programs.
+
+    It is the kernel's verifier that takes time, for each program by itself. So first the maps are made, and then threads
+    load some of the programs each: a CPU has as much to do as the next one.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pylvs.datapath.object import Object
+
+    shares = SHARES if len(os.sched_getaffinity(0)) > 1 else ()
+    named = {title for share in shares for title in share}
+    made = Object(name, sizes, existing, constants, wanted=lambda _: False)
+    shared = {**existing, **{title: fd for title, fd in made.maps.items() if "." not in title}}
+    parts, failed = [made], None
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        jobs = [pool.submit(Object, name, {}, shared, constants, wanted=share.__contains__) for share in shares]
+        jobs.append(pool.submit(Object, name, {}, shared, constants, wanted=lambda title: title not in named))
+        jobs += [pool.submit(Object, other, sizes, shared, constants) for other in others]
+    for job in jobs:
+        error = job.exception()
+        if error is None:
+            parts.append(job.result())
+        failed = failed or error
+    if failed:
+        for part in parts:
+            part.close()
+        raise failed
+    maps: dict[str, int] = {}
+    loaded: dict[str, int] = {}
+    for part in parts:
+        loaded |= part.programs
+        for title, fd in part.maps.items():
+            if title in maps:
+                os.close(fd)
+            else:
+                maps[title] = fd
+    return maps, loaded
 
 
 def _steps(maps: dict[str, int], loaded: Mapping[str, int]) -> int:
@@ -124,7 +153,6 @@ def _constants() -> dict[str, bytes]:
         "sctp_shift": sctp.shift_bytes(),
         "tcp_thinned": tcp.thinned_bytes(),
         "sctp_thinned": sctp.thinned_bytes(),
-        "free_pages_at": free_pages_at().to_bytes(8, "little"),
         "cpus": possible_cpus().to_bytes(4, "little"),
     }
 

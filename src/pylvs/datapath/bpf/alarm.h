@@ -13,9 +13,6 @@ enum defence_mode { DEFENCE_OFF, DEFENCE_AUTO_OFF, DEFENCE_AUTO_ON, DEFENCE_ON }
 
 /* ---- are we short of memory? ---------------------------------------------------------------------------------- */
 
-/* Where the kernel counts its free pages; 0: it does not let us see that. */
-const volatile __u64 free_pages_at;
-
 #define SCARCE 16		/* less than one slot in so many is free: the table is short of memory */
 #define FILL_GROUPS 256		/* groups to guess from how many slots are free */
 
@@ -26,7 +23,7 @@ static __always_inline __s64 free_pages(const struct config *cfg)
 
 	if (cfg->free_pages)
 		return cfg->free_pages - 1;
-	if (!free_pages_at || bpf_probe_read_kernel(&pages, sizeof(pages), (const void *)free_pages_at))
+	if (!cfg->free_pages_at || bpf_probe_read_kernel(&pages, sizeof(pages), (const void *)cfg->free_pages_at))
 		return -1;
 	return pages > 0 ? pages : 0;
 }

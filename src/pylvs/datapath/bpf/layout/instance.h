@@ -158,6 +158,7 @@ struct config {
 	__u8 programs[32];	/* hash of the object that is loaded */
 	__u64 loaded;		/* seconds since the epoch */
 	__u64 free_pages;	/* 1 + pages of memory that count as free, whatever the kernel says: for tests; 0: what it says */
+	__u64 free_pages_at;	/* where it says that; 0: no defence has asked yet, or it lets nobody look there */
 };
 
 /* One: /proc/sys/net/ipv4/vs, under the kernel's names (facts 9.4; pylvs.sysctl has defaults and ranges). Written by
