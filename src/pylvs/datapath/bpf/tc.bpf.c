@@ -486,5 +486,21 @@ int ingress(struct __sk_buff *skb)
 	return done(skb, p, &out, reason);
 }
 
+/* What comes out of a tunnel comes here first (instance.py: entrance). With ignore_tunneled it is the stack's: somebody has
+ * sent it to this very machine, a director perhaps whose real server it is, and is not to get it back (facts 6.2). */
+SEC("tc")
+int tunnelled(struct __sk_buff *skb)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+
+	if (sys && sys->ignore_tunneled) {
+		note(RECEIVED);
+		note(UP_TUNNELLED);
+		return TC_ACT_UNSPEC;
+	}
+	bpf_tail_call(skb, &steps, STEP_INGRESS);
+	return TC_ACT_UNSPEC;
+}
+
 const volatile union names names;
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -47,6 +47,7 @@ enum reason {
 	UP_FTP_DATA,
 	UP_LOCAL_REAL_SERVER,
 	UP_BACKUP,
+	UP_TUNNELLED,
 	UP_REPLY_UNCHANGED,
 	UP_REPLY_FOR_STACK,
 	UP_REPLY_TRANSLATED,
@@ -88,6 +89,7 @@ enum reason {
 
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
+	STEP_INGRESS,
 	STEP_RELATED,
 	STEP_FRAGMENT,
 	STEP_FTP,
