@@ -130,7 +130,9 @@ def test_captures_show_what_leaves(tun: Lab) -> None:
                     packet, (_, _, direction, *_) = capture.recvfrom(1 << 16)
                     place = slice(16, 20) if packet[0] >> 4 == 4 else slice(24, 40)
                     if direction == socket.PACKET_OUTGOING and packet[0] >> 4 in (4, 6):
-                        told.add(socket.inet_ntop(socket.AF_INET if packet[0] >> 4 == 4 else socket.AF_INET6, packet[place]))
+                        told.add(
+                            socket.inet_ntop(socket.AF_INET if packet[0] >> 4 == 4 else socket.AF_INET6, packet[place])
+                        )
         assert server in told
         assert vip not in told, f"{kind}: the client's packet was taken for the tunnel's"
         tun.ipvsadm("-C")

@@ -26,9 +26,19 @@ TESTS = {
     "protocols": [f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence", "sip")],
     "schedulers": ["golden/test_sched", "packet/test_schedulers", "packet/test_thresholds"],
     "recordings": [f"golden/test_{name}" for name in ("states", "conn", "sysctl", "proc")],
+    "forms": [f"packet/test_{name}" for name in ("linkless", "fragments", "fragments_jumbo", "ftp_rare", "ftp_stream")],
+    "unwrapping": [f"packet/test_{name}" for name in ("decap", "decap_life", "tunnel", "egress")],
 }
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual
 machine for each, of some minutes."""
+LINKS = {
+    "sent": ("test_tunnel_devices", "wrap_comes"),
+    "unwrapped": ("test_tunnel_devices", "ipvs_wraps"),
+    "tagged": ("test_links", "vlan or qinq"),
+    "in-ethernet": ("test_links", "bond] or untagged or vxlan or geneve or gretap"),
+    "in-ip": ("test_links", "(sit or ip6tnl or gre or wireguard) and not tap"),
+}
+"""Kinds of links, and Linux's own tunnels and director at the other end: which file has them, and what of it."""
 SECONDS = 600
 
 LOAD = """
@@ -172,3 +182,13 @@ def test_what_comes_out_of_real_tunnels(suite: str, baggage: Path) -> None:
     assert [line for line in said.splitlines() if line.startswith("balanced")] == [
         f"balanced {balanced} left alone {alone}" for balanced, alone in pairs
     ]
+
+
+@pytest.mark.parametrize("what", LINKS)
+@pytest.mark.parametrize("suite", KERNELS)
+def test_links(suite: str, what: str, baggage: Path) -> None:
+    """These kernels have tunnel devices, VLANs, bonds, WireGuard, and kernel IPVS."""
+    file, part = LINKS[what]
+    words = f"python3 -m pytest -rs -p no:cacheprovider tests/kernel61/{file}.py -k '{part}'"
+    said = _ask(suite, baggage, f"{words}\n")
+    assert " passed" in said and "skipped" not in said

@@ -205,6 +205,7 @@ __noinline int quote_translate(struct __sk_buff *skb, struct packet *p, __u32 re
 	if (bpf_l4_csum_replace(skb, sum, 0, diff, 0))
 		return 0;
 	diff = bpf_csum_diff((__be32 *)old_outer, 16, (__be32 *)&q->way.address, 16, 0);
+	address_changed(skb, diff);
 	return !bpf_l4_csum_replace(skb, sum, 0, diff, BPF_F_PSEUDO_HDR) &&
 	       !bpf_skb_store_bytes(skb, inner, &q->way.address, 16, 0) &&
 	       !bpf_skb_store_bytes(skb, outer, &q->way.address, 16, 0);
