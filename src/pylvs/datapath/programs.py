@@ -87,7 +87,7 @@ def _load(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Load an object, and others that work on its maps. Returns all maps and programs.
 
-    It is the kernel's verifier that takes time, for each program by itself. So first the maps are made, and then threads
+    It is the verifier that takes time, for each program by itself. So first the maps are made, and then threads
     load some of the programs each: a CPU has as much to do as the next one.
     """
     from concurrent.futures import ThreadPoolExecutor
