@@ -136,6 +136,7 @@ def test_each_datagram_is_seen(dr: Lab, ipv6: bool, options: str) -> None:
     """Long ones are put together for the firewall and cut again; the real server gets them for the VIP."""
     service = _service(dr, ipv6).add("rs1")
     dr.ipvsadm(["-E", "-u", service.address, *options.split()])
+    dr.pylvs("conns flush --all")  # the client's port is the same as before
     with _firewall(dr, RULES % "accept"), echo(dr, service, "rs1"):
         assert ask(dr, service, "8", "3000", "60000") == [[str(size), "True", service.vip] for size in (8, 3000, 60000)]
         assert service.traffic()["rs1"].conns == (3 if options.endswith("-o") else 1)
