@@ -21,6 +21,7 @@ from support import wireguard
 from support.upload import datagram, upload
 
 PORT, SIZE, SECONDS = 9000, 60_001, 10
+LOADING = 120  # seconds: programs are loaded, by an emulated machine
 METHODS = {"nat": "-m", "dr": "-g", "tun": "-i"}
 
 
@@ -146,7 +147,7 @@ pytestmark = pytest.mark.skipif(not _has(MODULES), reason="this kernel has not a
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Lab]:
     with Lab("bench", serve=False) as lab:
-        lab.ipvsadm("-L")
+        lab.ipvsadm("-L", timeout=LOADING)
         back = lab.host("client").interface("eth1").ipv6  # for answers in the name of an IPv6 VIP, as for IPv4
         lab.run("rs1", f"ip -6 route replace default via {back} table 100")
         lab.run("rs1", f"ip -6 rule add from {lab.vip6} lookup 100")
@@ -241,7 +242,7 @@ def test_every_method(bench: Lab, kind: str) -> None:
     with _linked(bench, kind):
         _unwraps(bench, kind)
         try:
-            bench.ipvsadm("-R", input="\n".join(restore) + "\n")
+            bench.ipvsadm("-R", input="\n".join(restore) + "\n", timeout=LOADING)
             for vip, port, at, *_ in ways:
                 datagram(bench, vip, port, b"odd" * 301, at, SECONDS)
                 upload(bench, vip, port, SIZE, at, SECONDS)

@@ -26,6 +26,7 @@ KINDS = {
 TYPES = ("ipip", "gre", "gue")
 SIZE = 100_001
 SECONDS = 30
+LOADING = 120  # seconds: programs are loaded, by an emulated machine
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -132,7 +133,7 @@ def _tunnel_devices(lab: Lab, kind: str) -> Iterator[None]:
     [(kind, merged) for kind in KINDS for merged in (True, False) if (kind, merged) != ("gre-csum", True)],
 )
 def test_what_we_wrap_comes_out_of_the_kernels_devices(tun: Lab, kind: str, merged: bool) -> None:
-    tun.ipvsadm("-R", input=_restored(tun, kind))
+    tun.ipvsadm("-R", input=_restored(tun, kind), timeout=LOADING)
     try:
         with _tunnel_devices(tun, kind), nullcontext() if merged else _segmenting(tun):
             _talk(tun)
