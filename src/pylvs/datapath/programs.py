@@ -87,8 +87,8 @@ def _load(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Load an object, and others that work on its maps. Returns all maps and programs.
 
-    It is the kernel's verifier that takes time, for each program by itself. So first the maps are made, and then threads
-    load a share of the programs each, on as many CPUs as there are.
+    It is the kernel's verifier that takes time, for each program by itself. So first the maps are made, and then
+    threads load a share of the programs each, on as many CPUs as there are.
     """
     from concurrent.futures import ThreadPoolExecutor
 
