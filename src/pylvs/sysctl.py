@@ -23,7 +23,6 @@ Members = Mapping[str, Value]
 
 _MODE = "0 off; 1 automatic, now off; 2 automatic, now on; 3 always on"
 _NEEDS_SYNC = "nothing yet: it is kept for the synchronisation of connections"
-_NOT_YET = "nothing yet"
 
 
 class Sysctl(NamedTuple):
@@ -142,7 +141,10 @@ ALL = (
         "expire_quiescent_template", 0,
         "a persistence template of a real server of weight 0 takes no new connections",
     ),
-    _switch("ignore_tunneled", 0, "leave packets alone that came out of a tunnel", _NOT_YET, ""),
+    _switch(
+        "ignore_tunneled", 0, "leave packets alone that came to the director in others (IPIP, GRE and their like)",
+        "what comes out of GUE's tunnels, too; Linux 6.1 and 6.12 balance all of them in spite of it", "",
+    ),
     Sysctl(
         "lblc_expiration", "86400", -_JIFFIES_MAX, _JIFFIES_MAX, "seconds",
         "scheduler lblc forgets a destination that was not asked for so long", "", "",

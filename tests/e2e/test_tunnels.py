@@ -75,7 +75,7 @@ def test_by_the_stack(tun: Lab) -> None:
     """With net.ipv4.vs.conntrack=1, the director's firewall sees requests to the real server, before their tunnel."""
     rs1, restore, services = tun.host("rs1"), [], []
     for port, ((vip, server), kind) in enumerate(
-        itertools.product(((tun.vip, rs1.ipv4), (tun.vip6, rs1.ipv6)), ("ipip", "gre-csum", "gue-csum")), PORT
+        itertools.product(itertools.product((tun.vip, tun.vip6), (rs1.ipv4, rs1.ipv6)), ("ipip", "gue-csum")), PORT
     ):
         service, target = (f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in (vip, server))
         services.append((vip, port))
@@ -85,6 +85,8 @@ def test_by_the_stack(tun: Lab) -> None:
         add chain inet filter forward {{ type filter hook forward priority filter; policy drop; }}
         add rule inet filter forward ip daddr {rs1.ipv4} tcp dport {PORT}-{PORT + 99} counter accept
         add rule inet filter forward ip6 daddr {rs1.ipv6} tcp dport {PORT}-{PORT + 99} counter accept
+        add rule inet filter forward oifname "pylvs0" ip daddr 254.0.0.0/8 tcp dport {PORT}-{PORT + 99} counter accept
+        add rule inet filter forward ip6 daddr 64:ff9b:1:fffe::/96 tcp dport {PORT}-{PORT + 99} counter accept
         add rule inet filter forward icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
     """
     tun.run("director", ["nft", "-f", "-"], input=rules)
@@ -94,6 +96,7 @@ def test_by_the_stack(tun: Lab) -> None:
         for vip, port in services:
             upload(tun, vip, port)
         assert "counter packets 0 " not in tun.run("director", "nft list ruleset").stdout
+        assert "sent_failed" not in tun.pylvs("status --drops").stdout
     finally:
         tun.pylvs("sysctl -q conntrack=0")
         tun.run("director", "nft delete table inet filter")

@@ -26,9 +26,19 @@ TESTS = {
     "protocols": [f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence", "sip")],
     "schedulers": ["golden/test_sched", "packet/test_schedulers", "packet/test_thresholds"],
     "recordings": [f"golden/test_{name}" for name in ("states", "conn", "sysctl", "proc")],
+    "forms": [f"packet/test_{name}" for name in ("linkless", "fragments", "fragments_jumbo", "ftp_rare", "ftp_stream")],
+    "unwrapping": [f"packet/test_{name}" for name in ("decap", "decap_life", "tunnel", "egress")],
 }
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual
 machine for each, of some minutes."""
+LINKS = {
+    "sent": ("test_tunnel_devices", "wrap_comes"),
+    "unwrapped": ("test_tunnel_devices", "ipvs_wraps"),
+    "tagged": ("test_links", "vlan or qinq"),
+    "in-ethernet": ("test_links", "bond] or untagged or vxlan or geneve or gretap"),
+    "in-ip": ("test_links", "(sit or ip6tnl or gre or wireguard) and not tap"),
+}
+"""Kinds of links, and Linux's own tunnels and director at the other end: which file has them, and what of it."""
 SECONDS = 600
 
 LOAD = """
@@ -39,6 +49,50 @@ print("timer error:", running.runtime.get(0, "timer_error"))
 loading.unload()
 """
 PYLVS = "python3 -c 'import pylvs.cli; raise SystemExit(pylvs.cli.main())'"
+IPVSADM = PYLVS.replace("pylvs.cli", "pylvs.ipvsadm")
+TUNNELS = """set -e
+modprobe -a ipip ip_gre fou
+ip netns add c
+ip netns add d
+ip link add c0 netns c type veth peer name d0 netns d
+ip -n c addr add 10.1.0.2/24 dev c0
+ip -n d addr add 10.1.0.1/24 dev d0
+ip -n d addr add 10.9.0.1/32 dev lo
+for end in "c lo" "c c0" "d lo" "d d0"; do
+    set -- $end
+    ip -n $1 link set $2 up
+done
+director() { ip netns exec d "$@"; }
+# nobody may say anything of his own: it would be counted among what comes out of tunnels
+for end in c d; do
+    ip netns exec $end sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+done
+director sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+director ip fou add port 6080 gue
+for kind in ipip gre; do
+    ip -n d link add $kind type $kind local 10.1.0.1 remote 10.1.0.2
+    ip -n d link set $kind up
+done
+director IPVSADM -A -u 10.9.0.1:80 -s rr
+director IPVSADM -a -u 10.9.0.1:80 -r 10.1.0.2:80 -g
+send() {
+    ip -n c link add name out type "$@"
+    ip -n c link set out up
+    ip -n c route add 10.9.0.1 dev out src 10.1.0.2
+    ip netns exec c python3 -c 'import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("10.9.0.1", 80))'
+    ip -n c link del out
+    director PYLVS status --json | python3 -c 'import json, sys
+of = json.load(sys.stdin)["packets"]
+print("balanced", of["forwarded_route"], "left alone", of["up_tunnelled"])'
+}
+for ignore in 0 1; do
+    director PYLVS sysctl ignore_tunneled=$ignore
+    send ipip local 10.1.0.2 remote 10.1.0.1
+    send gre local 10.1.0.2 remote 10.1.0.1
+    send ipip local 10.1.0.2 remote 10.1.0.1 encap gue encap-sport auto encap-dport 6080
+done
+""".replace("IPVSADM", IPVSADM).replace("PYLVS", PYLVS)
 SCRIPT = """#!/bin/bash
 echo "kernel: $(uname -r)"
 mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
@@ -118,3 +172,23 @@ def test_real_associations(suite: str, baggage: Path) -> None:
     """These kernels have SCTP, where many machines that tests run on have none."""
     said = _ask(suite, baggage, "modprobe sctp && python3 -m pytest -rs -p no:cacheprovider tests/e2e/test_sctp.py\n")
     assert " passed" in said and "no SCTP" not in said
+
+
+@pytest.mark.parametrize("suite", KERNELS)
+def test_what_comes_out_of_real_tunnels(suite: str, baggage: Path) -> None:
+    """With ignore_tunneled it is left alone; without, it is balanced."""
+    said = _ask(suite, baggage, TUNNELS)
+    pairs = [(number, 0) for number in (1, 2, 3)] + [(3, number) for number in (1, 2, 3)]
+    assert [line for line in said.splitlines() if line.startswith("balanced")] == [
+        f"balanced {balanced} left alone {alone}" for balanced, alone in pairs
+    ]
+
+
+@pytest.mark.parametrize("what", LINKS)
+@pytest.mark.parametrize("suite", KERNELS)
+def test_links(suite: str, what: str, baggage: Path) -> None:
+    """These kernels have tunnel devices, VLANs, bonds, WireGuard, and kernel IPVS."""
+    file, part = LINKS[what]
+    words = f"python3 -m pytest -rs -p no:cacheprovider tests/kernel61/{file}.py -k '{part}'"
+    said = _ask(suite, baggage, f"{words}\n")
+    assert " passed" in said and "skipped" not in said

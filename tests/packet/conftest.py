@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.forwarding import either
 from support.harness import Harness
 from support.network import family, lvs, network
 from support.packets import TCP, UDP
 from support.tuns import tuns
 
-__all__ = ["alone", "family", "lvs", "movable", "network", "own_network", "protocol", "tuns"]
+__all__ = ["alone", "either", "family", "lvs", "movable", "network", "own_network", "protocol", "tuns"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

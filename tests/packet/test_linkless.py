@@ -169,3 +169,34 @@ def test_one_that_comes_later(own_network: Harness) -> None:
         assert "t0" not in [interface.name for interface in netlink.interfaces()]
     finally:
         lvs.leave()
+
+
+@pytest.mark.parametrize("hardware", [768, 769, 776, 778, 823], ids=["ipip", "ip6tnl", "sit", "gre", "ip6gre"])
+def test_what_comes_out_of_a_tunnel(own_network: Harness, hardware: int, family: Family) -> None:
+    """With ignore_tunneled it is not balanced; without, it is. What comes out of other interfaces always is."""
+    lvs = own_network
+    lvs.enter()
+    tunnel, other = Tun("t0", hardware), Tun("t1")
+    try:
+        lvs.reload()
+        assert interfaces.find("t0").hardware == hardware
+        talk = Talk(lvs, family, UDP, rport=80).serve(method="-g")
+        for ignore, through, seen in ((0, tunnel, True), (1, tunnel, False), (1, other, True), (0, tunnel, True)):
+            lvs.set(ignore_tunneled=ignore)
+            before = lvs.reasons()
+            through.comes(talk.question())
+            wait_for(lambda then=before: lvs.reasons()["received"] > then["received"], "the packet")
+            now = lvs.reasons()
+            changed = {name for name in now if now[name] != before[name]} - {"received"}
+            assert changed == {"forwarded_route" if seen else "up_tunnelled"}
+        with lvs.instance.locked():
+            resize.resize(lvs.instance, 13)
+        lvs.reopen()
+        lvs.set(ignore_tunneled=1)
+        before = lvs.reasons()["up_tunnelled"]
+        tunnel.comes(talk.question())
+        wait_for(lambda: lvs.reasons()["up_tunnelled"] > before, "it to be handed up by other programs, too")
+    finally:
+        tunnel.close()
+        other.close()
+        lvs.leave()

@@ -16,7 +16,7 @@ from support.books import audit
 from support.fragments import cut, join
 from support.harness import CLIENT, MACS, SERVER, UP, Harness, Result, Sent, by_lo, ip
 from support.packets import ICMP, TCP, UDP, dissect, resum_ipv4, wrong_sums
-from support.talk import IPV4, IPV6, Family, Talk, at
+from support.talk import IPV4, Family, Talk, at
 from support.tunnels import unwrap, wrong_tunnel_sums
 
 REDIRECT = 7
@@ -82,10 +82,10 @@ def test_direct_routing_of_two_services_to_one_place(lvs: Harness) -> None:
 KINDS = {"ipip": "", "gre": "--tun-type gre --tun-csum", "gue": "--tun-type gue --tun-port 6080"}
 
 
-def _tunnel(lvs: Harness, family: Family, kind: str = "ipip", protocol: int = TCP, outer: Family | None = None) -> Talk:
+def _tunnel(lvs: Harness, family: Family, kind: str = "ipip", protocol: int = TCP) -> Talk:
     lvs.director.set_sysctl("conntrack", 1)
     talk = Talk(lvs, family, protocol, rport=80)
-    lvs.ipvsadm(f"-A {talk.key} -s rr", f"-a {talk.key} -r {at((outer or family).server, 80)} -i {KINDS[kind]}")
+    lvs.ipvsadm(f"-A {talk.key} -s rr", f"-a {talk.key} -r {at(family.server, 80)} -i {KINDS[kind]}")
     return talk
 
 
@@ -137,13 +137,6 @@ def test_what_does_not_fit_into_the_tunnel(lvs: Harness, family: Family) -> None
         whole = join([first[0][14:], last.frame[14:]])
         assert whole is not None and unwrap(whole).inner[20:] == talk.question("A", bytes(most + 8))[20:]
     assert talk.asks("A", ttl=1).reason == "dropped_ttl_exceeded"
-
-
-def test_tunnels_of_the_other_family_pass_the_stack_by(lvs: Harness, family: Family) -> None:
-    """A packet cannot be addressed to a real server of another family."""
-    talk = _tunnel(lvs, family, outer=IPV6 if family is IPV4 else IPV4)
-    assert talk.asks("S").reason == "forwarded_tunnel"
-    assert audit(lvs.instance) == (1, 0, 0)
 
 
 def test_fragments_in_tunnels_by_the_stack(lvs: Harness, family: Family) -> None:

@@ -17,6 +17,7 @@ from pylvs.datapath.programs import PARITY
 from pylvs.datapath.table import Hash
 
 AF_INET, MASQ = 2, 0
+_STAND_INS = bytes.fromhex("0064ff9b0001fffe00000000")
 PROGRAMS = [
     "catch_up", "complaint", "decide", "egress", "flush", "fragment", "ftp", "ftp_leaves", "ingress", "orphan", "purge",
     "related", "start", "steps_",
@@ -85,6 +86,8 @@ class _Books:
         key = self._key(cport, vport, protocol, family, addresses)
         server = b"" if dest == layout.DEST_NONE else self.instance.dests.get(dest, "address")
         server = server[: 4 if family == AF_INET else 16]
+        if dest != layout.DEST_NONE and self.instance.dests.get(dest, "family") != family:
+            server = struct.pack(">I", 0xFE000000 | dest) if family == AF_INET else _STAND_INS + struct.pack(">I", dest)
         more = life >> layout.LIFE_MORE_SHIFT & 0xFF
         assert (life >> layout.LIFE_TURN_SHIFT) & 0xFF == status >> 24, f"slot {place}: a status of another turn"
         at = place * CONN.size + CONN.place("at")[0] + CONN_IPV4.place("rest")[0]

@@ -8,7 +8,9 @@ words for the other way: so the two can be held to the same.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 from support.harness import CLIENT, REDIRECT, SERVER, Harness, Result
 from support.packets import ICMP, ICMP6, dissect, resum_ipv4
@@ -22,6 +24,12 @@ def hop(packet: bytes) -> bytes:
         return bytes(raw)
     raw[8] -= 1
     return resum_ipv4(bytes(raw))
+
+
+@pytest.fixture(params=[False, True], ids=["", "by the stack"])
+def either(request: pytest.FixtureRequest, lvs: Harness) -> Harness:
+    """A director that forwards by itself, and one whose stack does."""
+    return cast(Harness, ByStack(lvs)) if request.param else lvs
 
 
 class ByStack:
@@ -51,7 +59,7 @@ class ByStack:
 
     def _left(self, came: Result, here: str, there: str, context: Mapping[str, int]) -> Result:
         """What becomes of what came here."""
-        reply = came.reason == "up_reply_for_stack"
+        reply = came.reason in ("up_reply_for_stack", "up_fragment") and here == SERVER
         if not reply and came.reason != "forwarded_by_stack":
             return came
         between = dissect(came.frame[14:])
@@ -60,6 +68,8 @@ class ByStack:
             return came._replace(reason="up_reply_ttl")
         of_gso = {name: context[name] for name in ("gso_size", "gso_segs") if name in context}
         sent = self._lvs.leave_by(there, hop(between.raw), came_in=here, **of_gso)
+        if came.reason == "up_fragment" and not sent.reason:
+            return came
         if sent.reason == "sent_failed":
             return came._replace(reason=sent.reason, verdict=sent.verdict)
         tunnelled, frame = sent.verdict == REDIRECT and not reply, sent.frame

@@ -282,8 +282,10 @@ class Harness:
         mark: int = 0,
         room: int = 128,
         flags: int = 0,
+        program: str = "",
     ) -> Result:
-        """Let a frame arrive on an interface. It must be counted under exactly one reason. `flags`: of syscall.run."""
+        """Let a frame arrive on an interface. It must be counted under exactly one reason. `flags`: of syscall.run;
+        `program`: that it comes to, if it is not `ingress`."""
         before = self.reasons()
         context = bytearray(_CONTEXT)
         ifindex = INDEX.get(interface) or socket.if_nametoindex(interface)
@@ -291,7 +293,12 @@ class Harness:
         struct.pack_into("=II", context, 36, ifindex, ifindex)
         struct.pack_into("=I", context, 164, gso_segs)
         struct.pack_into("=I", context, 176, gso_size)
-        verdict, after, _, _ = syscall.run(self._program, frame, bytes(context), room=room, flags=flags)
+        fd = self.instance.program(program) if program else self._program
+        try:
+            verdict, after, _, _ = syscall.run(fd, frame, bytes(context), room=room, flags=flags)
+        finally:
+            if program:
+                os.close(fd)
         changed = {
             name: now - then
             for name, now, then in zip(REASONS, self.reasons().values(), before.values(), strict=True)

@@ -14,17 +14,20 @@ import pytest
 from support.harness import Harness, ip
 from support.packets import Packet, dissect
 
-_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+_TUNSETIFF, _TUNSETLINK, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x400454CD, 0x0001, 0x1000
 PATIENCE = 10  # seconds
 
 
 class Tun:
     """An interface of the namespace that we are in, and its other end."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, hardware: int = 0) -> None:
+        """`hardware`: the ARPHRD number of what it passes itself off as."""
         self.name = name
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        if hardware:
+            fcntl.ioctl(self.fd, _TUNSETLINK, hardware)
         ip(f"link set {name} up mtu 1500")
 
     def comes(self, packet: bytes) -> None:

@@ -34,6 +34,7 @@ MEANING = {
     "up_client_port_20": "from client port 20, which is never balanced",
     "up_ftp_data": "to a port where data of an FTP service might come, but not of one that is known",
     "up_local_real_server": "the chosen real server is the director itself",
+    "up_tunnelled": "out of a tunnel, where nothing is balanced again (net.ipv4.vs.ignore_tunneled)",
     "up_backup": "this director is a backup that balances nothing (net.ipv4.vs.backup_only)",
     "up_reply_unchanged": "a reply of LVS-DR that passed through the director",
     "up_reply_ttl": "a reply whose TTL is over; the stack tells the real server",
@@ -209,6 +210,7 @@ def _egress(running: Instance) -> list[str]:
         _layout.EGRESS_OWN: "the director's own requests",
         _layout.EGRESS_LOCAL: "real servers on the director",
         _layout.EGRESS_STACK: "conntrack",
+        _layout.EGRESS_OTHER: "tunnels to real servers of the other family",
     }
     return [name for bit, name in names.items() if needs & bit]
 

@@ -22,13 +22,15 @@ import struct
 from _socket import AF_INET, AF_INET6
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pylvs.datapath import netlink
-from pylvs.datapath.instance import Instance
+from pylvs.datapath import _layout, netlink
 from pylvs.datapath.netlink import CREATE, EXCLUSIVE, REPLACE, attribute
 from pylvs.errors import InvalidValue, NotSupported
 from pylvs.model import NETMASK_ALL, MarkRoute
+
+if TYPE_CHECKING:
+    from pylvs.datapath.instance import Instance
 
 OUTER, INNER = "pylvs0", "pylvs1"
 TABLE = 50432
@@ -154,7 +156,12 @@ def _setting(path: str, value: str) -> None:
         file.write(value)
 
 
-def _lay_cable() -> tuple[int, int]:
+def outer() -> int:
+    """The number of the end by which packets go in; 0: there is no cable."""
+    return _numbers().get(OUTER, 0)
+
+
+def lay_cable() -> tuple[int, int]:
     """The numbers of both ends, made if they are not there, and up.
 
     Raises:
@@ -188,7 +195,8 @@ def _lay_cable() -> tuple[int, int]:
     return there[OUTER], there[INNER]
 
 
-def _cut_cable() -> None:
+def cut_cable() -> None:
+    """Remove both ends, and with them the routes that lead there."""
     number = _numbers().get(OUTER)
     if number:
         with suppress(OSError):  # it went away meanwhile
@@ -231,13 +239,13 @@ def check(route: MarkRoute) -> None:
         raise InvalidValue(f"marked packets are routed to the director, but {name} is 0; sysctl -w {name}=1")
 
 
-def add(instance: Instance, route: MarkRoute) -> None:
+def add(instance: "Instance", route: MarkRoute) -> None:
     """Route these packets to the director; whatever of that is there already stays. The caller holds the lock.
 
     Raises:
         NotSupported: the names of our interfaces are others', or the kernel has no such devices.
     """
-    outer, inner = _lay_cable()
+    outer, inner = lay_cable()
     if inner not in instance.attached():
         instance.attach(netlink.Interface(inner, INNER, netlink.ARPHRD_ETHER))
     instance.config.put(0, "mark_device", inner)
@@ -255,7 +263,7 @@ def add(instance: Instance, route: MarkRoute) -> None:
     _add(route.family, _mark_rule(route))
 
 
-def delete(instance: Instance, route: MarkRoute) -> None:
+def delete(instance: "Instance", route: MarkRoute) -> None:
     """Leave these packets to the stack; with the last of them the detour goes. The caller holds the lock.
 
     Raises:
@@ -269,8 +277,9 @@ def delete(instance: Instance, route: MarkRoute) -> None:
     if not any(other.family == route.family for other in left):
         _clear(route.family)
     if not left:
-        _cut_cable()
         instance.config.put(0, "mark_device", 0)
+        if not instance.config.get(0, "egress") & _layout.EGRESS_OTHER:  # strangers.py needs it, too
+            cut_cable()
 
 
 def _clear(family: int) -> None:
@@ -291,4 +300,4 @@ def clear() -> None:
     for family in FAMILIES:
         with suppress(OSError):  # a kernel without the family
             _clear(family)
-    _cut_cable()
+    cut_cable()

@@ -12,15 +12,16 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pylvs.datapath import _layout, bpffs, interfaces, netlink, programs
+from pylvs.datapath import _layout, bpffs, interfaces, netlink, programs, strangers
 from pylvs.datapath.layout import SERVICE_KEY
 from pylvs.datapath.records import unpack_address
-from pylvs.model import MASQ, VirtualService
+from pylvs.model import MASQ, TUNNEL, RealServer, VirtualService
 
 if TYPE_CHECKING:
     from pylvs.datapath.instance import Instance
 
 OWN, LOCAL, STACK = _layout.EGRESS_OWN, _layout.EGRESS_LOCAL, _layout.EGRESS_STACK
+OTHER = _layout.EGRESS_OTHER
 _LO = 1
 
 
@@ -33,17 +34,50 @@ def _of_address(family: int, address: str) -> int:
     return 0 if address and netlink.kind_of(family, address) == netlink.LOCAL else OWN
 
 
+def of_server(instance: "Instance", family: int, server: RealServer, local: bool) -> int:
+    """What a real server of a service of some family needs; `local`: it is the director itself."""
+    if local:
+        return LOCAL if server.method == MASQ else 0
+    return OTHER if _is_stranger(family, server.family, server.method) and instance.sysctls.get(0, "conntrack") else 0
+
+
+def _is_stranger(service: int, server: int, method: int) -> bool:
+    return service != server and method == TUNNEL
+
+
+def of_stack(instance: "Instance", numbers: Iterable[int]) -> int:
+    """What the stack's forwarding of these services' connections needs (conntrack)."""
+    from pylvs.datapath import pools
+
+    dests = instance.dests
+    for number in numbers:
+        *_, family = SERVICE_KEY.unpack(instance.services.get(number, "key"))
+        for member in pools.read(instance, number).members():
+            if _is_stranger(family, dests.get(member.dest, "family"), member.flags & _layout.CONN_METHOD):
+                return STACK | OTHER
+    return STACK
+
+
 def demand(instance: "Instance", needs: int) -> None:
     """Something is to come that needs it. The caller holds the lock.
 
     Args:
-        needs: of OWN, LOCAL, STACK; 0: nothing does.
+        needs: of OWN, LOCAL, STACK, and OTHER, which comes with STACK; 0: nothing does.
+
+    Raises:
+        NotSupported: there cannot be a way to real servers of the other family (strangers.py).
     """
     known = instance.config.get(0, "egress")
-    if needs & ~known:
-        instance.config.put(0, "egress", known | needs)
+    missing = needs & ~known
+    if missing & OTHER:
+        strangers.lay()
+    if missing & ~OTHER:
+        instance.config.put(0, "egress", known | needs & ~OTHER)
         if not known:
             agree(instance)
+    if missing & OTHER:
+        agree(instance, needs)
+        instance.config.put(0, "egress", known | needs)
 
 
 def reconsider(instance: "Instance", numbers: Iterable[int]) -> None:
@@ -58,11 +92,13 @@ def reconsider(instance: "Instance", numbers: Iterable[int]) -> None:
     needed = _needed(instance, numbers, known)
     if needed != known:
         instance.config.put(0, "egress", needed)
+        if known & ~needed & OTHER:
+            strangers.remove()
         agree(instance)
 
 
 def _needed(instance: "Instance", numbers: Iterable[int], known: int) -> int:
-    needed = STACK if known & STACK and _stacked(instance) else 0
+    needed = known & (STACK | OTHER) if known & STACK and _stacked(instance) else 0
     for number in numbers:
         if not known & ~needed:
             break
@@ -102,16 +138,18 @@ def directory(instance: "Instance") -> str:
     return f"{instance.path}/egress"
 
 
-def agree(instance: "Instance") -> None:
-    """Let it be where the packet path is, if it is needed, and else nowhere."""
-    where = directory(instance)
-    if not instance.config.get(0, "egress"):
+def agree(instance: "Instance", coming: int = 0) -> None:
+    """Let it be where the packet path is, if it is needed, and else nowhere. `coming`: what will be needed."""
+    where, needs = directory(instance), instance.config.get(0, "egress") | coming
+    if not needs:
         if os.path.isdir(where):
             remove(where)
         return
     if not os.path.isdir(where):
         os.mkdir(where, 0o700)
     wanted, there = set(instance.attached()) - {_LO}, set(interfaces.attached(where))
+    if needs & OTHER:
+        wanted.add(strangers.lay())
     interfaces.forget_others(where, wanted)
     for interface in netlink.interfaces() if wanted - there else ():
         if interface.ifindex in wanted - there:

@@ -368,7 +368,8 @@ class Instance:
 
 def entrance(interface: netlink.Interface) -> str:
     """The program that an interface's packets come to."""
-    return f"ingress{programs.LINKLESS}" if interface.linkless else "ingress"
+    name = "tunnelled" if interface.tunnel else "ingress"
+    return f"{name}{programs.LINKLESS}" if interface.linkless else name
 
 
 def unprivileged() -> int:

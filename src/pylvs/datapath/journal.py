@@ -23,7 +23,7 @@ from pylvs.datapath import _layout, bpffs, egress, limits, orphans, parties, poo
 from pylvs.datapath.layout import SERVICE
 from pylvs.datapath.pools import Member, Pool
 from pylvs.datapath.records import endpoint_of, serves, service_key
-from pylvs.datapath.services import _NUMBER, LASTING, ServiceTable, _egress, _member, _record
+from pylvs.datapath.services import _NUMBER, LASTING, ServiceTable, _member, _record
 from pylvs.datapath.statistics import TOTAL
 from pylvs.errors import DatapathError, TableFull
 from pylvs.model import TUNNEL, RealServer, VirtualService
@@ -93,21 +93,27 @@ class JournaledTable(ServiceTable):
         """
         try:
             journal = self._prepare(goal)
+            if any(journal.values()):
+                self._demand(goal)
         except BaseException:
             self._memory = None  # it has reserved what is not needed any more
             raise
         if not any(journal.values()):
             return False
         instance = self._instance
-        for wanted in goal.services:
-            egress.demand(instance, egress.of_service(wanted.service))
-            for server, local in wanted.servers:
-                egress.demand(instance, _egress(server, bool(local)))
         with bpffs.alone(f"{instance.path}/programs"):
             self._write_down(journal)
             instance.config.put(0, "changing", _JOURNAL)
             self._store(journal)
         return True
+
+    def _demand(self, goal: Goal) -> None:
+        """What is to come may need the egress program."""
+        instance = self._instance
+        for wanted in goal.services:
+            egress.demand(instance, egress.of_service(wanted.service))
+            for server, local in wanted.servers:
+                egress.demand(instance, egress.of_server(instance, wanted.service.family, server, bool(local)))
 
     def _prepare(self, goal: Goal) -> dict[str, Any]:
         self._remembered().trash.empty()

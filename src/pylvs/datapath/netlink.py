@@ -23,8 +23,10 @@ _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _INFO_KIND = 4, 10, 18, 1
 # kinds of address, as routes have them
 UNICAST, LOCAL, BROADCAST, ANYCAST, MULTICAST = 1, 2, 3, 4, 5
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+# in IPv4, in IPv6, sit, GRE over IPv4, over IPv6: GUE and FOU have none of their own, and come out of these
+_ARPHRD_TUNNELS = (768, 769, 776, 778, 823)
 # tun and WireGuard, PPP, raw IP, the kinds of tunnel
-_ARPHRD_LINKLESS = (0xFFFE, 512, 519, 768, 769, 776, 778, 823)
+_ARPHRD_LINKLESS = (0xFFFE, 512, 519, *_ARPHRD_TUNNELS)
 _SCOPE_GLOBAL = 0
 
 
@@ -54,6 +56,11 @@ class Interface(NamedTuple):
     def linkless(self) -> bool:
         """Do its packets begin with their IP header?"""
         return self.hardware in _ARPHRD_LINKLESS
+
+    @property
+    def tunnel(self) -> bool:
+        """Do packets come out of it that came to this host in others?"""
+        return self.hardware in _ARPHRD_TUNNELS
 
 
 class Address(NamedTuple):

@@ -33,7 +33,7 @@ from pylvs.datapath.records import (
 from pylvs.datapath.statistics import Statistics
 from pylvs.datapath.trash import Trash
 from pylvs.errors import NoSuchDestination, NoSuchService
-from pylvs.model import MASQ, RealServer, VirtualService
+from pylvs.model import RealServer, VirtualService
 
 __all__ = ["Member", "ServiceTable", "service_key", "unpack_address"]
 _NUMBER = struct.Struct("=I")
@@ -256,6 +256,7 @@ class ServiceTable:
         member = _member(dest, server, server.weight)
         old = memory.pools.read(number)
         pool = self._changed(number, old, member.pack() + old.servers, lambda place: place + 1, {dest: record})
+        egress.demand(instance, egress.of_server(instance, self._family(number), server, local))
         parties.invite_server(instance, server)
         self._begin(number)
         if known is None:
@@ -264,13 +265,16 @@ class ServiceTable:
         elif instance.dests.get(dest, "service_made") != made:
             self._come_back(dest, number, made)
         memory.trash.forget(record)
-        egress.demand(instance, _egress(server, local))
         limits.make_available(self._instance, dest, local)
         tunnels.prepare(instance, dest, server, local)
         memory.pools.swap(number, pool)
         limits.put(self._instance, member)
         index[endpoint(record)] = dest
         self._done()
+
+    def _family(self, number: int) -> int:
+        *_, family = SERVICE_KEY.unpack(self._instance.services.get(number, "key"))
+        return int(family)
 
     def _make_dest(self, dest: int, record: bytes) -> None:
         """Write what a new real server is, where nobody has been."""
@@ -294,7 +298,7 @@ class ServiceTable:
             TableFull, InvalidValue, NoSuchScheduler
         """
         memory, slot = self._remembered(), self._instance.services.get(number, "pool")
-        egress.demand(self._instance, _egress(server, local))
+        egress.demand(self._instance, egress.of_server(self._instance, self._family(number), server, local))
         place = memory.pools.place(slot, dest)
         if place is None:
             raise NoSuchDestination("the service has no such real server")
@@ -423,10 +427,6 @@ class ServiceTable:
                 limits.put(self._instance, there[dest], again=True)
             elif flags & _layout.DEST_AVAILABLE:
                 self._remembered().trash.put(dest)
-
-
-def _egress(server: RealServer, local: bool) -> int:
-    return egress.LOCAL if local and server.method == MASQ else 0
 
 
 def _record(server: RealServer, local: bool, number: int, key: bytes, made: int) -> bytes:

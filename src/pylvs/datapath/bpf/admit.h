@@ -168,7 +168,7 @@ static __always_inline int birth_claim(struct birth *birth, const struct tuple *
 	if (reason == RECEIVED && !birth->once) {
 		birth->flags |= birth->manner;
 		d = at(&dests, birth->dest);
-		if (d && d->family != key->family)	/* a packet cannot have an address of the other family */
+		if (d && !stack_knows(d, key->family))
 			birth->flags &= ~CONN_STACK;
 		birth->kind = SLOT_CONN;
 		birth->state = 0;

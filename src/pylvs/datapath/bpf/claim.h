@@ -289,8 +289,11 @@ static __always_inline int more_fill(struct conn *c, __u32 number, const struct 
 static __always_inline void birth_reply(struct birth *birth, const struct tuple *key)
 {
 	int plain = (birth->flags & CONN_METHOD) != METHOD_MASQ;
+	struct dest *d = at(&dests, birth->dest);
 
 	birth->reply.src = birth->daddr;
+	if (plain && d)
+		stack_address(d, birth->dest, key->family, &birth->reply.src);
 	birth->reply.dst = key->src;
 	birth->reply.sport = plain ? key->dport : birth->dport;
 	birth->reply.dport = key->sport;

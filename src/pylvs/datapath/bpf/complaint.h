@@ -182,5 +182,7 @@ int complaint(struct __sk_buff *skb)
 	}
 	if (reason == SENT_REPLY || reason == SENT_REQUEST || (reason == SENT_TO_LO && out.verdict != TC_ACT_UNSPEC))
 		sent(reason, &out);
+	else if (q && for_nobody(&q->error))
+		out.verdict = TC_ACT_SHOT;
 	return out.verdict;
 }

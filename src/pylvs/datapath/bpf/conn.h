@@ -59,10 +59,30 @@ static __always_inline void conn_key(const struct conn *c, struct tuple *key)
 	key->unused = 0;
 }
 
+/* The address by which the stack knows a real server: its own; of the other family, one that stands for it. */
+static __always_inline void stack_address(const struct dest *d, __u32 number, __u8 family, union address *to)
+{
+	*to = d->address;
+	if (d->family == family)
+		return;
+	to->word[0] = bpf_htonl(family == AF_INET ? STAND_IN_IPV4 | number : STAND_IN_IPV6_FIRST);
+	to->word[1] = family == AF_INET ? 0 : bpf_htonl(STAND_IN_IPV6_SECOND);
+	to->word[2] = 0;
+	to->word[3] = family == AF_INET ? 0 : bpf_htonl(number);
+}
+
+/* Can the stack have packets for it in its hands? */
+static __always_inline int stack_knows(const struct dest *d, __u8 family)
+{
+	const struct config *cfg = at(&config, 0);
+
+	return d->family == family || (cfg && (cfg->egress & EGRESS_OTHER));
+}
+
 /* The addresses under which a LVS-NAT real server's packets arrive; of other methods, would arrive. */
 static __always_inline void conn_back_key(const struct conn *c, const struct dest *d, struct tuple *key)
 {
-	key->src = d->address;
+	stack_address(d, c->dest, c->family, &key->src);
 	conn_caddr(c, &key->dst);
 	key->sport = conn_rport(c);
 	key->dport = c->cport;

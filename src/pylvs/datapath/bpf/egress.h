@@ -278,6 +278,19 @@ static __always_inline void sent(__u32 reason, const struct outcome *out)
 	note(out->verdict == TC_ACT_SHOT ? SENT_FAILED : reason);
 }
 
+/* Nobody but a real server that it stands for has such an address: what is for none must not go round. */
+static __always_inline int for_nobody(const struct packet *p)
+{
+	const struct config *cfg = at(&config, 0);
+	const union address *to = &p->tuple.dst;
+
+	if (!cfg || !(cfg->egress & EGRESS_OTHER))
+		return 0;
+	if (p->tuple.family == AF_INET)
+		return (to->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(STAND_IN_IPV4);
+	return to->word[0] == bpf_htonl(STAND_IN_IPV6_FIRST) && to->word[1] == bpf_htonl(STAND_IN_IPV6_SECOND);
+}
+
 /* A request goes into its tunnel. What the stack has counted down is counted there. */
 __noinline int egress_wrap(struct __sk_buff *skb, struct departure *leaving, struct outcome *out)
 {
@@ -313,6 +326,10 @@ int egress(struct __sk_buff *skb)
 	}
 	if (p->fragment == PIECE_KNOWN)
 		egress_first(p, reason);
+	if (reason == RECEIVED && for_nobody(p)) {
+		note(SENT_FAILED);
+		return TC_ACT_SHOT;
+	}
 	if (leaving->tunnel)
 		egress_wrap(skb, leaving, &out);
 	if (out.mtu && !out.error) {	/* it was not too long for the stack, but is for its tunnel */

@@ -41,9 +41,7 @@ static __always_inline int come_again(struct __sk_buff *skb)
 __noinline int follow_up(struct __sk_buff *skb, struct packet *p, struct outcome *out, __u64 now)
 {
 	struct piece *f = at(&pieces, 0);
-	const union address *old;
 	int reason;
-	__s64 diff;
 
 	if (!p || !out || !f)
 		return UP_FRAGMENT;
@@ -57,11 +55,6 @@ __noinline int follow_up(struct __sk_buff *skb, struct packet *p, struct outcome
 		if (reason != FORWARDED_BY_STACK)
 			return reason;
 		f->datagram.way.nat = 1;
-	}
-	if (p->tuple.family == AF_INET6) {	/* nothing in this fragment makes up for what changes in its addresses */
-		old = f->datagram.reply ? &p->tuple.src : &p->tuple.dst;
-		diff = bpf_csum_diff((__be32 *)old, 16, (__be32 *)&f->datagram.way.address, 16, 0);
-		bpf_csum_update(skb, diff);
 	}
 	return stay(skb, p, &f->datagram.way, out, f->datagram.reply);
 }

@@ -271,7 +271,10 @@ __noinline int first_directions(void)
 	if (!d && conn_method(c) != METHOD_BYPASS)
 		return 0;
 	f->datagram.way.nat = conn_method(c) == METHOD_MASQ;
-	f->datagram.way.address = d ? d->address : f->key.dst;
+	f->datagram.way.address = f->key.dst;
+	if (d)
+		stack_address(d, dest, c->status & STATUS_FLAG(CONN_STACK) ? f->key.family : d->family,
+			      &f->datagram.way.address);
 	f->datagram.way.port = c->dport;
 	f->datagram.method = conn_method(c);
 	f->datagram.reply = f->found.from_server;
@@ -297,6 +300,7 @@ __noinline int count_bytes(const struct packet *p, __s32 bytes)
 	const struct config *cfg = at(&config, 0);
 	struct piece *f = at(&pieces, 0);
 	const union address *address;
+	union address known;
 	struct counters *c;
 	struct dest *dest;
 
@@ -307,8 +311,9 @@ __noinline int count_bytes(const struct packet *p, __s32 bytes)
 		return 0;
 	/* it may be another one's number by now */
 	address = f->datagram.reply ? &p->tuple.src : &f->datagram.way.address;
+	stack_address(dest, f->datagram.dest - 1, p->tuple.family, &known);
 	if ((!f->datagram.reply || f->datagram.method == METHOD_MASQ) &&
-	    !same_address(&dest->address, address, AF_INET6))
+	    !same_address(&dest->address, address, AF_INET6) && !same_address(&known, address, AF_INET6))
 		return 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 3; i++) {

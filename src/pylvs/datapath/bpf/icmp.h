@@ -197,6 +197,7 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	union address from;
 	__u32 quote, limit;
 	enum routed routed;
+	struct hop hop;
 	__u8 type, code;
 	__u64 sum = 0, now;
 	int ipv6;
@@ -245,5 +246,8 @@ __noinline int icmp_answer(struct __sk_buff *skb, struct packet *p, enum error e
 	note(ANSWERED_ICMP);
 	/* always by the neighbour code, which lets the IP header begin behind the Ethernet header: what goes straight to an
 	 * interface without link-layer headers would begin with the header that is quoted */
+	hop = hop_of(&fib);
+	if (routed == ROUTED && !frame_address(skb, &hop))
+		return TC_ACT_SHOT;
 	return frame_transmit(skb, &fib, 1);
 }

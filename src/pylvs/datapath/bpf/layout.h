@@ -55,6 +55,7 @@ union names {
 	enum resizing resizing;
 	enum step step;
 	enum egress egress;
+	enum stand_in stand_in;
 	enum sync_state sync_state;
 	enum conn_flag conn_flag;
 	enum dest_number dest_number;

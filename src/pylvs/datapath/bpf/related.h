@@ -205,6 +205,7 @@ __noinline int quote_translate(struct __sk_buff *skb, struct packet *p, __u32 re
 	if (bpf_l4_csum_replace(skb, sum, 0, diff, 0))
 		return 0;
 	diff = bpf_csum_diff((__be32 *)old_outer, 16, (__be32 *)&q->way.address, 16, 0);
+	address_changed(skb, diff);
 	return !bpf_l4_csum_replace(skb, sum, 0, diff, BPF_F_PSEUDO_HDR) &&
 	       !bpf_skb_store_bytes(skb, inner, &q->way.address, 16, 0) &&
 	       !bpf_skb_store_bytes(skb, outer, &q->way.address, 16, 0);
@@ -358,8 +359,11 @@ static __always_inline int related_directions(struct __sk_buff *skb, struct quot
 		return RECEIVED;
 	}
 	if (!q->found.from_server) {
-		if ((q->flags & CONN_STACK) && skb->ingress_ifindex != LO_IFINDEX)
+		if ((q->flags & CONN_STACK) && skb->ingress_ifindex != LO_IFINDEX) {
 			q->way.stays = STAYS_ROUTED;
+			if (d)
+				stack_address(d, dest, q->error.tuple.family, &q->way.address);
+		}
 		if (!q->way.nat)	/* its VIP is put back on its way out */
 			q->way.port = q->packet.tuple.dport;
 		return RECEIVED;

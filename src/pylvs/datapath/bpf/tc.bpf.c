@@ -141,8 +141,10 @@ static __always_inline int request(struct __sk_buff *skb, struct packet *p, cons
 	c->packets++;
 	if (d->flags & DEST_LOCAL)
 		return to_local_server(skb, p, &way, out);
-	if ((c->status & STATUS_FLAG(CONN_STACK)) && skb->ingress_ifindex != LO_IFINDEX)
+	if ((c->status & STATUS_FLAG(CONN_STACK)) && skb->ingress_ifindex != LO_IFINDEX) {
 		way.stays = STAYS_ROUTED;
+		stack_address(d, dest, p->tuple.family, &way.address);
+	}
 	if (conn_method(c) != METHOD_TUNNEL)
 		reason = forward_request(skb, p, &way, out, now);
 	else if (way.stays)
@@ -272,10 +274,12 @@ __noinline int once(struct __sk_buff *skb, struct packet *p, struct outcome *out
 		return UP_JUST_ENDED;
 	load_bind(load, birth->flags);
 	count(d, birth->dest, A_REQUEST, p->length);
+	if (!stack_knows(d, p->tuple.family))
+		way.stays = STAYS_NOT;
+	if (way.stays)
+		stack_address(d, birth->dest, p->tuple.family, &way.address);
 	if (p->fragment)
 		first_goes(&way, birth->dest, birth->flags & CONN_METHOD, 0);
-	if (d->family != p->tuple.family)	/* a packet cannot have an address of the other family */
-		way.stays = STAYS_NOT;
 	if (d->flags & DEST_LOCAL)
 		reason = to_local_server(skb, p, &way, out);
 	else if ((birth->flags & CONN_METHOD) != METHOD_TUNNEL)
@@ -480,6 +484,22 @@ int ingress(struct __sk_buff *skb)
 		first_went(p, reason);
 	bpf_tail_call(skb, &steps, step_of(p, reason));
 	return done(skb, p, &out, reason);
+}
+
+/* What comes out of a tunnel comes here first (instance.py: entrance). With ignore_tunneled it is the stack's: somebody has
+ * sent it to this very machine, a director perhaps whose real server it is, and is not to get it back (facts 6.2). */
+SEC("tc")
+int tunnelled(struct __sk_buff *skb)
+{
+	const struct sysctls *sys = at(&sysctls, 0);
+
+	if (sys && sys->ignore_tunneled) {
+		note(RECEIVED);
+		note(UP_TUNNELLED);
+		return TC_ACT_UNSPEC;
+	}
+	bpf_tail_call(skb, &steps, STEP_INGRESS);
+	return TC_ACT_UNSPEC;
 }
 
 const volatile union names names;

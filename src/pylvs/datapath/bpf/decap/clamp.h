@@ -58,33 +58,34 @@ static __always_inline __u32 clamp_tcp(struct __sk_buff *skb, __u64 settings)
 	return l4;
 }
 
-/* Where among these options the longest segment stands; 0: nowhere. */
-static __always_inline __u32 clamp_find(const struct scratch_bytes *room, __u32 size)
+/* Where among the options in `scratch` we are. */
+struct clamp_walk {
+	__u32 next;		/* where the next one begins */
+	__u32 size;
+	__u32 found;		/* where the longest segment stands; 0: nowhere */
+};
+
+static long clamp_byte(__u64 i, struct clamp_walk *walk)
 {
-	__u32 next = 0;
+	struct scratch_bytes *room = at(&scratch, 0);
+	__u32 place = i & 63;
+	__u8 kind;
 
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < TCP_OPTIONS_MAX; i++) {
-		__u8 kind, length;
-
-		if (i < next)
-			continue;
-		if (i >= size)
-			return 0;
-		kind = room->byte[i];
-		if (kind == TCPOPT_END)
-			return 0;
-		next = i + 1;
-		if (kind == TCPOPT_NOTHING)
-			continue;
-		length = room->byte[i + 1];
-		next = i + length;
-		if (length < 2 || next > size)
-			return 0;
-		if (kind == TCPOPT_MSS)
-			return length == TCPOPT_MSS_LEN ? i + 2 : 0;
-	}
-	return 0;
+	if (!room || place >= walk->size)
+		return 1;
+	if (place != walk->next)
+		return 0;
+	kind = room->byte[place];
+	if (kind == TCPOPT_END)
+		return 1;
+	walk->next += kind == TCPOPT_NOTHING ? 1 : room->byte[place + 1];
+	if (walk->next <= place + (kind != TCPOPT_NOTHING) || walk->next > walk->size)
+		return 1;
+	if (kind != TCPOPT_MSS)
+		return 0;
+	if (walk->next == place + TCPOPT_MSS_LEN)
+		walk->found = place + 2;
+	return 1;
 }
 
 /* Was it lowered? */
@@ -92,6 +93,7 @@ static __always_inline int clamp_way(struct __sk_buff *skb, __u64 settings, __u1
 {
 	struct scratch_bytes *room = at(&scratch, 0);
 	__u16 was, now = bpf_htons(most);
+	struct clamp_walk walk = {};
 	__u32 l4, size, where;
 	__u8 word[2];
 
@@ -104,10 +106,11 @@ static __always_inline int clamp_way(struct __sk_buff *skb, __u64 settings, __u1
 	size = ((size - TCP_MIN - 1) & 63) + 1;
 	if (bpf_skb_load_bytes(skb, l4 + TCP_MIN, room->byte, size))
 		return 0;
-	where = clamp_find(room, size);
-	if (!where)
+	walk.size = size;
+	bpf_loop(TCP_OPTIONS_MAX, clamp_byte, &walk, 0);
+	if (!walk.found)
 		return 0;
-	where += l4 + TCP_MIN;
+	where = walk.found + l4 + TCP_MIN;
 	if (bpf_skb_load_bytes(skb, where, &was, sizeof(was)) || bpf_ntohs(was) <= most)
 		return 0;
 	if (bpf_skb_store_bytes(skb, where, &now, sizeof(now), 0))

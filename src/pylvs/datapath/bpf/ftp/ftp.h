@@ -296,7 +296,8 @@ static __always_inline int ftp_way(struct __sk_buff *skb, struct ftp_visit *v, s
 	} else if (reason == RECEIVED && v->found.from_server && v->packet.ttl <= 1) {
 		reason = UP_REPLY_TTL;
 	} else if (reason == RECEIVED && v->found.from_server && ftp_by_stack(v)) {
-		reason = !(v->packet.tcp_flags & TCP_SYN) && !ftp_sound(skb) ? DROPPED_WRONG_CHECKSUM : UP_REPLY_FOR_STACK;
+		reason = !v->packet.fragment && !(v->packet.tcp_flags & TCP_SYN) && !ftp_sound(skb) ?
+			 DROPPED_WRONG_CHECKSUM : UP_REPLY_FOR_STACK;
 	} else if (reason == RECEIVED) {
 		reason = ftp_listens(skb, v, now);
 	}

@@ -23,6 +23,14 @@ static __always_inline int ftp_leaves_way(struct __sk_buff *skb, struct ftp_visi
 	return reason == RECEIVED ? egress_reply(skb, &v->packet, &v->found, out, now) : reason;
 }
 
+/* What was merged and has become longer is one segment now, and may be too long to leave. */
+static __always_inline int ftp_too_long(struct __sk_buff *skb, const struct ftp_visit *v)
+{
+	__u32 mtu = 0;
+
+	return v->changed && !skb->gso_size && bpf_check_mtu(skb, skb->ifindex, &mtu, 0, 0);
+}
+
 SEC("tc")
 int ftp_leaves(struct __sk_buff *skb)
 {
@@ -35,7 +43,9 @@ int ftp_leaves(struct __sk_buff *skb)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < (TWO_TABLES ? 2 : 1) && reason == UP_JUST_ENDED; i++)
 		reason = ftp_leaves_way(skb, v, &out);
-	if (reason != SENT_REPLY)	/* it is to be said again */
+	if (v->packet.fragment)
+		egress_first(&v->packet, reason);
+	if (reason != SENT_REPLY || ftp_too_long(skb, v))	/* it is to be said again */
 		out.verdict = TC_ACT_SHOT;
 	sent(SENT_REPLY, &out);
 	return out.verdict;

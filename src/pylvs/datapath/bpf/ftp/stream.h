@@ -289,6 +289,8 @@ static __always_inline int ftp_lengthen(struct __sk_buff *skb, struct packet *p,
 		return !bpf_l3_csum_replace(skb, ETH_LEN + 10, was, is, 2) &&
 		       !bpf_skb_store_bytes(skb, ETH_LEN + 2, &is, 2, 0);
 	}
+	/* as of an address (nat.h): this header has no checksum that changes along */
+	bpf_csum_update(skb, (__u32)is + (__u16)~was);
 	is = bpf_htons(p->length - IPV6_LEN);
 	return !bpf_skb_store_bytes(skb, ETH_LEN + 4, &is, 2, 0);
 }

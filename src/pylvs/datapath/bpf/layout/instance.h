@@ -47,6 +47,7 @@ enum reason {
 	UP_FTP_DATA,
 	UP_LOCAL_REAL_SERVER,
 	UP_BACKUP,
+	UP_TUNNELLED,
 	UP_REPLY_UNCHANGED,
 	UP_REPLY_FOR_STACK,
 	UP_REPLY_TRANSLATED,
@@ -88,6 +89,7 @@ enum reason {
 
 /* Programs that a packet is passed on to, each with the whole stack for itself (steps.h). Named as its function is. */
 enum step {
+	STEP_INGRESS,
 	STEP_RELATED,
 	STEP_FRAGMENT,
 	STEP_FTP,
@@ -102,6 +104,14 @@ enum egress {
 	EGRESS_OWN = 1,		/* services whose address is not the director's, to which it may be a client */
 	EGRESS_LOCAL = 2,	/* LVS-NAT real servers on the director itself */
 	EGRESS_STACK = 4,	/* connections whose packets the stack forwards */
+	EGRESS_OTHER = 8,	/* among them tunnels to real servers of the other family */
+};
+
+/* By which address the stack knows a real server of the other family: these, and its number (strangers.py). */
+enum stand_in {
+	STAND_IN_IPV4 = 0xfe000000,	/* 254.0.0.0/8, which is nobody's */
+	STAND_IN_IPV6_FIRST = 0x0064ff9b,	/* 64:ff9b:1:fffe::/96, of the prefix for translation within a network (RFC 8215) */
+	STAND_IN_IPV6_SECOND = 0x0001fffe,
 };
 
 /* The kernel's numbers (facts section 0). */

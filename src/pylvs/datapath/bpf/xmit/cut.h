@@ -187,7 +187,7 @@ __noinline int cut_more(struct __sk_buff *skb)
 		else
 			cut_header4(cut, walk, size, more);
 		if (bpf_skb_change_tail(skb, walk->head + size, 0) ||
-		    bpf_skb_store_bytes(skb, 0, cut->header, within(walk->head, CUT_HEADER), 0))
+		    bpf_skb_store_bytes(skb, 0, cut->header, within(walk->head, CUT_HEADER), BPF_F_RECOMPUTE_CSUM))
 			return 1;
 		if (!walk->at && !walk->own && walk->head > MAC_LEN + IPV4_MIN && !walk->ident)
 			cut_options();
@@ -198,7 +198,7 @@ __noinline int cut_more(struct __sk_buff *skb)
 	if (unit > CUT_UNIT)
 		unit = CUT_UNIT;
 	unit = within(unit, CUT_UNIT);
-	if (bpf_skb_store_bytes(skb, walk->head + walk->done, room->byte + row, unit, 0))
+	if (bpf_skb_store_bytes(skb, walk->head + walk->done, room->byte + row, unit, BPF_F_RECOMPUTE_CSUM))
 		return 1;
 	walk->done += unit;
 	walk->failed = 0;

@@ -54,24 +54,30 @@ __noinline int udp_fill_checksum(struct __sk_buff *skb, __u32 l4, __u32 src, __u
 	sum = ~fold((__u32)over.sum);
 	if (!sum)
 		sum = 0xffff;
-	return bpf_skb_store_bytes(skb, l4 + 6, &sum, 2, 0) == 0;
+	return bpf_skb_store_bytes(skb, l4 + 6, &sum, 2, BPF_F_RECOMPUTE_CSUM) == 0;
+}
+
+/* An IPv6 address in the header becomes another one, by so much. If a device has said the whole packet's sum, that changes
+ * along. Of IPv4 the header's own checksum makes up for it, and bpf_l4_csum_replace with BPF_F_PSEUDO_HDR counts on that,
+ * of IPv6 too, where nothing does: so it takes away from that sum what the transport checksum gives, and what the address
+ * gives is missing. (Linux 6.16 has a flag against it, which older ones refuse.) */
+static __always_inline void address_changed(struct __sk_buff *skb, __s64 diff)
+{
+	bpf_csum_update(skb, diff);
 }
 
 static __always_inline int sums_after(struct __sk_buff *skb, const struct packet *p, const union address *old_addr,
-				      const union address *new_addr, __u16 old_port, __u16 new_port)
+				      const union address *new_addr, __u16 old_port, __u16 new_port, __s64 diff)
 {
 	__u32 at = p->l4 + (p->tuple.protocol == IPPROTO_TCP ? 16 : 6);
 	__u64 zero_means_none = p->tuple.protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	__s64 diff;
 
 	if (p->tuple.family == AF_INET) {
 		if (bpf_l4_csum_replace(skb, at, old_addr->word[0], new_addr->word[0],
 					4 | BPF_F_PSEUDO_HDR | zero_means_none))
 			return 0;
-	} else {
-		diff = bpf_csum_diff((__be32 *)old_addr, 16, (__be32 *)new_addr, 16, 0);
-		if (bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | zero_means_none))
-			return 0;
+	} else if (bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | zero_means_none)) {
+		return 0;
 	}
 	if (old_port != new_port &&
 	    bpf_l4_csum_replace(skb, at, old_port, new_port, 2 | zero_means_none))
@@ -100,13 +106,18 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 	__u16 old_port, udp_sum = 1;
 	int reply = how & REWRITE_REPLY;
 	void *data, *end;
+	__s64 diff = 0;
 	__u16 *port;
 	__u32 l4;
 
 	old_addr = reply ? &p->tuple.src : &p->tuple.dst;
 	old_port = reply ? p->tuple.sport : p->tuple.dport;
 	l4 = p->l4 & 0xfff;
-	if (p->kind == KIND_PLAIN ? !sums_after(skb, p, old_addr, new_addr, old_port, new_port) :
+	if (p->tuple.family == AF_INET6) {
+		diff = bpf_csum_diff((__be32 *)old_addr, 16, (__be32 *)new_addr, 16, 0);
+		address_changed(skb, diff);
+	}
+	if (p->kind == KIND_PLAIN ? !sums_after(skb, p, old_addr, new_addr, old_port, new_port, diff) :
 				    !rewrite_rarer(skb, p, new_port, reply))
 		return 0;
 	if (!(how & REWRITE_STAYS) && !decrement_ttl(skb, p->tuple.family))
@@ -120,6 +131,8 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 		port[!reply] = new_port;
 		if (p->tuple.protocol == IPPROTO_UDP)
 			udp_sum = port[3];
+		if (!udp_sum)	/* nothing in the packet makes up for the port */
+			bpf_csum_update(skb, (__u32)new_port + (__u16)~old_port);
 	}
 	if (p->tuple.family == AF_INET) {
 		struct iphdr *ip = data + ETH_LEN;

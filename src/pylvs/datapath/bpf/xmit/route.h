@@ -194,18 +194,24 @@ static __always_inline int link_header(struct __sk_buff *skb)
 	return 1;
 }
 
-/* Out of an interface, to a next hop, with an Ethernet header before it already. */
-static __always_inline long frame_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
+/* Write a next hop's addresses into a frame. */
+static __always_inline int frame_address(struct __sk_buff *skb, const struct hop *hop)
 {
 	void *data = (void *)(long)skb->data;
 
 	if (data + MAC_LEN > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
+		return 0;
 	*(__u16 *)data = hop->half[0];
 	*(__u32 *)(data + 2) = *(__u32 *)&hop->half[1];
 	*(__u32 *)(data + 6) = *(__u32 *)&hop->half[3];
 	*(__u16 *)(data + 10) = hop->half[5];
-	return bpf_redirect(ifindex, 0);
+	return 1;
+}
+
+/* Out of an interface, to a next hop, with an Ethernet header before it already. */
+static __always_inline long frame_to(struct __sk_buff *skb, __u32 ifindex, const struct hop *hop)
+{
+	return frame_address(skb, hop) ? bpf_redirect(ifindex, 0) : TC_ACT_SHOT;
 }
 
 /* To the next hop that route_ask() found, out of the interface where the packet is leaving. */
@@ -229,18 +235,21 @@ static __always_inline long transmit_to(struct __sk_buff *skb, __u32 ifindex, co
 /* Out of the interface that route() found, with an Ethernet header before it already. */
 static __always_inline long frame_transmit(struct __sk_buff *skb, const struct bpf_fib_lookup *fib, int neighbour)
 {
-	struct hop hop;
+	struct hop hop = hop_of(fib);
 
 	if (neighbour) {
 		struct bpf_redir_neigh next = { .nh_family = fib->family };
 
+		/* if a device has told the whole packet's sum, what stands here now is added to it; and the neighbour code
+		 * puts its own here: that had better be the same */
+		if ((hop.half[0] | hop.half[1] | hop.half[2]) && bpf_csum_update(skb, 0) >= 0)
+			frame_address(skb, &hop);
 		if (fib->family == AF_INET)
 			next.ipv4_nh = fib->ipv4_dst;
 		else
 			__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, 16);
 		return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
 	}
-	hop = hop_of(fib);
 	return frame_to(skb, fib->ifindex, &hop);
 }
 
