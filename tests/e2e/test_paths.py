@@ -8,6 +8,7 @@ tun:         client -- router -- director                 requests pass the rout
 """
 
 import errno
+import json
 import select
 import socket
 import struct
@@ -17,6 +18,7 @@ import pytest
 
 from pylvs.lab import Lab, servers
 from pylvs.lab.topology import Host
+from support.upload import upload
 
 from .conftest import BOTH_WAYS, forwarding
 from .service import TIMEOUT, Service
@@ -171,3 +173,25 @@ def test_jumbo_frames_to_a_network_without(jumbo: Lab, ipv6: bool) -> None:
         jumbo.ipvsadm("-C")
         for host, interface in (("director", "eth1"), ("rs1", "eth0")):
             jumbo.run(host, f"ip link set {interface} mtu 9000")
+
+
+def test_jumbo_segments_that_may_be_cut(jumbo: Lab) -> None:
+    """A client that lets routers cut what it sends is told nothing: merged packets get shorter segments, and others
+    leave in pieces."""
+    rs1 = jumbo.host("rs1")
+    jumbo.ipvsadm("-R", input=f"-A -t {jumbo.vip}:{ECHO} -s rr\n-a -t {jumbo.vip}:{ECHO} -r {rs1.ipv4}:{ECHO} -m\n")
+    jumbo.run("director", "ip link set eth1 mtu 1500")
+    jumbo.run("client", "sysctl -qw net.ipv4.ip_no_pmtu_disc=1")
+    jumbo.run("client", "ip route flush cache")
+    try:
+        before = json.loads(jumbo.pylvs("status --json").stdout)["packets"]
+        upload(jumbo, jumbo.vip, ECHO, 20 << 20, rs1.ipv4)
+        after = json.loads(jumbo.pylvs("status --json").stdout)["packets"]
+        for reason in ("dropped_too_big", "dropped_needs_fragments"):
+            assert after[reason] == before[reason]
+        assert "mtu 1500" not in jumbo.run("client", ["ip", "route", "get", jumbo.vip]).stdout
+        assert after["received"] - before["received"] < 2 * (20 << 20) // 1460, "they came longer"
+    finally:
+        jumbo.ipvsadm("-C")
+        jumbo.run("client", "sysctl -qw net.ipv4.ip_no_pmtu_disc=0")
+        jumbo.run("director", "ip link set eth1 mtu 9000")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from support.crowd import built
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNNER = os.environ.get("PYLVS_GUEST", "")
 KERNELS = {"bookworm": "6.1.", "trixie": "6.12."}
@@ -26,7 +28,9 @@ TESTS = {
     "protocols": [f"packet/test_{name}" for name in ("states", "ipsec", "timeouts", "persistence", "sip")],
     "schedulers": ["golden/test_sched", "packet/test_schedulers", "packet/test_thresholds"],
     "recordings": [f"golden/test_{name}" for name in ("states", "conn", "sysctl", "proc")],
-    "forms": [f"packet/test_{name}" for name in ("linkless", "fragments", "fragments_jumbo", "ftp_rare", "ftp_stream")],
+    "forms": [f"packet/test_{name}" for name in ("linkless", "fragments", "fragments_jumbo")],
+    "sums": ["packet/test_complete"],
+    "ftp": [f"packet/test_{name}" for name in ("ftp", "ftp_rare", "ftp_stream")],
     "unwrapping": [f"packet/test_{name}" for name in ("decap", "decap_life", "tunnel", "egress")],
 }
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual
@@ -96,6 +100,7 @@ done
 SCRIPT = """#!/bin/bash
 echo "kernel: $(uname -r)"
 mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+modprobe -aq tun vxlan
 cd /guest
 export PYTHONPATH=/guest/site:/guest/src:/guest/tests PYTHONDONTWRITEBYTECODE=1
 """
@@ -111,6 +116,7 @@ def baggage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("src", "tests"):
         shutil.copytree(ROOT / name, place / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", place)
+    shutil.copy(Path(built("heard"), "heard.bpf.o"), place / "tests" / "support")  # the guest has no compiler
     for name in PYTEST:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:

@@ -27,15 +27,9 @@ pytestmark = pytest.mark.skipif(not _has_vxlan(), reason="this kernel has no VXL
 
 
 @pytest.fixture
-def complete(own_network: Harness) -> Iterator[tuple[Harness, Complete]]:
-    own_network.enter()
-    try:
-        own_network.reload()
-        with Complete(own_network) as complete:
-            yield own_network, complete
-    finally:
-        own_network.enter()
-        own_network.leave()
+def complete(alone: Harness) -> Iterator[tuple[Harness, Complete]]:
+    with Complete(alone) as complete:
+        yield alone, complete
 
 
 def _goes(complete: Complete, packets: list[bytes]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from support.harness import CLIENT, MACS, SERVER, Harness, frame, ip
-from support.packets import ICMP6, UDP, dissect, wrong_sums
+from support.packets import ICMP6, SCTP, UDP, chunk, dissect, sctp_packet, wrong_sums
 from support.packets import ip as build
 from support.talk import IPV4, IPV6, Talk
 from support.tunnels import pending, reassemble, unwrap, wrong_tunnel_sums
@@ -186,6 +186,26 @@ def test_extension_headers(lvs: Harness) -> None:
         result = lvs.from_client(talk.question("A", _payload(1416), extensions=extensions))
         assert result.reason == "dropped_too_big"
         assert (result.packet.protocol, result.packet.icmp[:2]) == (ICMP6, (2, 0))
+
+
+@pytest.mark.parametrize("method", ["-m", "-g"])
+def test_merged_datagrams(narrow: Harness, method: str) -> None:
+    """They are not taken apart: those that fit go on as they are, others nowhere, under a name."""
+    talk = Talk(narrow, IPV4, UDP, rport=80).serve(method=method)
+    for size, fits in ((1400 - 28, True), (1400 - 27, False)):
+        result = narrow.from_client(talk.question(payload=_payload(2 * size)), gso_size=size, gso_segs=2)
+        assert result.forwarded if fits else result.reason == "dropped_needs_fragments"
+
+
+@pytest.mark.parametrize("server", ["10.2.0.1", "[fd00:2::1]"], ids=["4in4", "4in6"])
+def test_merged_sctp_gets_into_no_tunnel(lvs: Harness, server: str) -> None:
+    talk = Talk(lvs, IPV4, SCTP, rport=80)
+    lvs.ipvsadm(f"-A {talk.key} -s rr", f"-a {talk.key} -r {server}:80 -i")
+    assert lvs.from_client(talk.question("INIT")).reason == "forwarded_tunnel"
+    data = [chunk("DATA", bytes(12) + _payload(500)) for _ in range(2)]
+    merged = sctp_packet(IPV4.client, talk.sport, IPV4.vip, talk.port, *data)
+    result = lvs.from_client(merged, gso_size=65535, gso_segs=2)
+    assert result.reason == "dropped_rewrite_failed"
 
 
 @pytest.mark.parametrize("method", ["-m", "-g"])

@@ -20,7 +20,7 @@ AF_INET, MASQ = 2, 0
 _STAND_INS = bytes.fromhex("0064ff9b0001fffe00000000")
 PROGRAMS = [
     "catch_up", "complaint", "decide", "egress", "flush", "fragment", "ftp", "ftp_leaves", "ingress", "orphan", "purge",
-    "related", "start", "steps_",
+    "related", "start", "steps_", "tunnelled",
 ]  # fmt: skip
 """What is pinned of programs when nothing is going on; one array of steps."""
 _SLOTS = layout.GROUP_SLOTS

@@ -72,7 +72,9 @@ _built = tempfile.TemporaryDirectory(prefix="pylvs-tests-")  # gone with this pr
 
 @functools.cache
 def built(name: str) -> str:
-    """The directory with a compiled program of the tests, from the source beside this file."""
+    """The directory with a compiled program of the tests, from the source beside this file; or it is there already."""
+    if Path(__file__).with_name(f"{name}.bpf.o").exists():
+        return str(Path(__file__).parent)
     at = Path(__file__).parent.parent.parent / "hatch_build.py"
     spec = spec_from_file_location("hatch_build", at)
     assert spec and spec.loader
