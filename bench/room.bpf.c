@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * The least that a tunnel can cost: the kernel makes room for its headers, and nothing is put there.
+ * The least that a tunnel can cost: the kernel makes room for its headers, behind the Ethernet header or before it, and
+ * nothing is put there.
  */
 #include "prelude.h"
 
@@ -27,6 +28,20 @@ SEC("tc")
 int room_ipv6(struct __sk_buff *skb)
 {
 	return room(skb, 40, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
+}
+
+SEC("tc")
+int front_ipv4(struct __sk_buff *skb)
+{
+	bpf_skb_change_head(skb, 20, 0);
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int front_ipv6(struct __sk_buff *skb)
+{
+	bpf_skb_change_head(skb, 40, 0);
+	return TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -23,6 +23,7 @@ from .conftest import BOTH_WAYS, forwarding
 
 PORT = 9000
 ETH_P_ALL = 3
+PLACES = {4: (socket.AF_INET, slice(16, 20)), 6: (socket.AF_INET6, slice(24, 40))}  # of the destination
 GUE = "--tun-type gue --tun-port 6080"
 KINDS = {
     "ipip": "", "gre": "--tun-type gre", "gre-csum": "--tun-type gre --tun-csum", "gue": GUE,
@@ -128,11 +129,9 @@ def test_captures_show_what_leaves(tun: Lab) -> None:
             with suppress(BlockingIOError):
                 while True:
                     packet, (_, _, direction, *_) = capture.recvfrom(1 << 16)
-                    place = slice(16, 20) if packet[0] >> 4 == 4 else slice(24, 40)
-                    if direction == socket.PACKET_OUTGOING and packet[0] >> 4 in (4, 6):
-                        told.add(
-                            socket.inet_ntop(socket.AF_INET if packet[0] >> 4 == 4 else socket.AF_INET6, packet[place])
-                        )
+                    if direction == socket.PACKET_OUTGOING and packet[0] >> 4 in PLACES:
+                        family, place = PLACES[packet[0] >> 4]
+                        told.add(socket.inet_ntop(family, packet[place]))
         assert server in told
         assert vip not in told, f"{kind}: the client's packet was taken for the tunnel's"
         tun.ipvsadm("-C")

@@ -10,7 +10,8 @@ from contextlib import suppress
 import pytest
 
 from pylvs.datapath import instance as datapath
-from pylvs.datapath import interfaces, loading, syscall
+from pylvs.datapath import interfaces, loading, programs, syscall
+from pylvs.datapath import object as loader
 from pylvs.director import Director
 from pylvs.errors import DatapathError, InvalidValue, NotSupported
 from pylvs.lab.waiting import wait_for
@@ -48,6 +49,41 @@ def test_first_change_loads(lvs: Harness) -> None:
     assert set(found.attached()) >= set(INDEX.values())
     found.close()
     lvs.load()
+
+
+def test_every_program_is_loaded_in_one_share_alone(lvs: Harness) -> None:
+    shared = [name for share in programs.SHARES for name in share]
+    assert len(set(shared)) == len(shared)
+    assert set(shared) < set(os.listdir(f"{lvs.instance.path}/programs"))
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 64])
+def test_whatever_the_number_of_cpus(lvs: Harness, monkeypatch: pytest.MonkeyPatch, cpus: int) -> None:
+    before = set(os.listdir(f"{lvs.instance.path}/programs"))
+    talk = Talk(lvs, IPV4).serve().opens()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    lvs.instance.replace_programs()
+    after = set(os.listdir(f"{lvs.instance.path}/programs"))
+    assert {name for name in before ^ after if not name.startswith(programs.STEPS)} == set()
+    assert talk.asks("A").forwarded
+
+
+def test_a_share_that_is_refused(lvs: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' programs go, too, and what ran goes on."""
+    talk = Talk(lvs, IPV4).serve().opens()
+    load = loader.Object.__init__
+
+    def refuse(one: loader.Object, *words: object, **options: Callable[[str], bool]) -> None:
+        if options.get("wanted", lambda _: False)("ftp"):
+            raise DatapathError("the kernel refused the eBPF programs")
+        load(one, *words, **options)  # type: ignore[arg-type]
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(loader.Object, "__init__", refuse)
+    with pytest.raises(DatapathError, match="refused"):
+        lvs.instance.replace_programs()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert talk.asks("A").forwarded
 
 
 def test_loading_again_changes_nothing(lvs: Harness) -> None:

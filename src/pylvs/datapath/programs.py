@@ -17,8 +17,8 @@ STEPS = "steps"
 gone, so it is handled, and pinned, like the programs."""
 LINKLESS = "_linkless"
 """Behind the names of those programs that work on interfaces without link-layer headers."""
-SHARES = (("ingress",), ("related", "orphan"))
-"""Programs that are verified beside each other; all others are a share, too. Each takes about as long as the next."""
+SHARES = (("ingress",), ("related", "orphan"), ("ftp", "complaint"))
+"""Programs that are verified beside each other; all others are a share, too. Each is about as much work as the next."""
 NAMES = ("tc", "sweep", f"tc{RESIZING}", f"sweep{RESIZING}", f"tc{LINKLESS}", f"tc{LINKLESS}{RESIZING}")
 
 
@@ -87,19 +87,20 @@ def _load(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Load an object, and others that work on its maps. Returns all maps and programs.
 
-    It is the verifier that takes time, for each program by itself. So first the maps are made, and then threads
-    load some of the programs each: a CPU has as much to do as the next one.
+    It is the kernel's verifier that takes time, for each program by itself. So first the maps are made, and then
+    threads load a share of the programs each, on as many CPUs as there are.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     from pylvs.datapath.object import Object
 
-    shares = SHARES if len(os.sched_getaffinity(0)) > 1 else ()
+    cpus = len(os.sched_getaffinity(0))
+    shares = SHARES if cpus > 1 else ()  # an object has to be read for each
     named = {title for share in shares for title in share}
     made = Object(name, sizes, existing, constants, wanted=lambda _: False)
     shared = {**existing, **{title: fd for title, fd in made.maps.items() if "." not in title}}
     parts, failed = [made], None
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cpus) as pool:
         jobs = [pool.submit(Object, name, {}, shared, constants, wanted=share.__contains__) for share in shares]
         jobs.append(pool.submit(Object, name, {}, shared, constants, wanted=lambda title: title not in named))
         jobs += [pool.submit(Object, other, sizes, shared, constants) for other in others]

@@ -46,9 +46,8 @@ def write(running: Instance, table: ServiceTable, texts: Mapping[str, str]) -> N
     changed = {member for member, value in changes if shared.get(0, member) != value}
     if any(member == "conntrack" and value for member, value in changes):
         egress.demand(running, egress.of_stack(running, table.numbers()))  # before packets need it
-    if any(member in sysctl.DEFENCES and value for member, value in changes) and not running.config.get(
-        0, "free_pages_at"
-    ):
+    defended = any(member in sysctl.DEFENCES and value for member, value in changes)
+    if defended and not running.config.get(0, "free_pages_at"):
         running.config.put(0, "free_pages_at", free_pages_at())  # not at load: the kernel takes its time to say it
     for member, value in changes:
         shared.put(0, member, value)

@@ -17,9 +17,9 @@
 /* A way into a tunnel as it was told, and when; and what is the same in the headers of every packet that goes there. */
 struct tunnel_path {
 	__u64 tick;
-	__u32 dest;		/* number of the real server */
-	__u32 tunnel;		/* what its tunnel was like (enum tunnel), and... */
-	__u64 to[2];		/* ...where it was: another one may have its number by now */
+	__u64 to[2];		/* the real server's address, and... */
+	__u32 tunnel;		/* ...what its tunnel was like (enum tunnel) */
+	__u32 protocol;		/* behind the outer IP header */
 	union address from;
 	__u32 ifindex;
 	__u32 mtu;
@@ -27,8 +27,7 @@ struct tunnel_path {
 	__u16 outer;		/* bytes of all headers */
 	__u16 addresses;	/* the sum of the tunnel's two, in host byte order */
 	struct bpf_redir_neigh next;
-	__u8 family;
-	__u8 protocol;		/* behind the outer IP header */
+	__u16 family;
 	struct hop hop;
 	__u16 ethertype;
 	__u32 summed;		/* the tunnel has a checksum of its own; if not... */
@@ -43,20 +42,21 @@ _Static_assert(sizeof(struct tunnel_path) == 2 * 64 && __builtin_offsetof(struct
 
 MAP(tunnel_paths, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tunnel_path, PATHS, 0);
 
-static __always_inline struct tunnel_path *tunnel_path_of(__u32 dest)
+static __always_inline struct tunnel_path *tunnel_path_of(const struct dest *d)
 {
-	__u32 place = dest % PATHS;
+	const __u64 *to = (const void *)&d->address;
+	__u64 mix = to[0] ^ to[1];
 
-	return at(&tunnel_paths, place);
+	return at(&tunnel_paths, (__u32)(mix ^ mix >> 32) * 0x61c88647 >> 24);
 }
 
 /* What this CPU was told within this tick of the clock about the way to this real server, or NULL. */
-static __always_inline struct tunnel_path *tunnel_path_known(__u32 dest, const struct dest *d, __u64 now)
+static __always_inline struct tunnel_path *tunnel_path_known(const struct dest *d, __u64 now)
 {
-	struct tunnel_path *path = tunnel_path_of(dest);
+	struct tunnel_path *path = tunnel_path_of(d);
 	const __u64 *to = (const void *)&d->address;
 
-	if (path && path->tick == now && path->dest == dest && path->tunnel == *(volatile const __u32 *)&d->tunnel &&
+	if (path && path->tick == now && path->tunnel == *(volatile const __u32 *)&d->tunnel &&
 	    path->to[0] == to[0] && path->to[1] == to[1] && path->family == d->family)
 		return path;
 	return NULL;

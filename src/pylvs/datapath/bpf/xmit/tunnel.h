@@ -101,13 +101,16 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 {
 	struct dest *d = at(&dests, dest);
 	struct tunnel_way *w = at(&tunnel_ways, 0);
-	struct tunnel_path *path = tunnel_path_of(dest);
 	const struct config *cfg = at(&config, 0);
 	struct bpf_fib_lookup *fib;
+	struct tunnel_path *path;
 	struct wrap shape = {};
 	int answer = 0;
 
-	if (!d || !w || !path || !cfg)
+	if (!d || !w || !cfg)
+		return 0;
+	path = tunnel_path_of(d);
+	if (!path)
 		return 0;
 	fib = &w->fib;
 #pragma clang loop unroll(disable)
@@ -141,7 +144,6 @@ __noinline int tunnel_route(struct __sk_buff *skb, __u32 dest, __u64 now)
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS)
 		return w->unresolved;
 	tunnel_shape(&shape, d);
-	path->dest = dest;
 	__builtin_memcpy(path->to, &d->address, 16);
 	path->from = w->source;
 	path->family = d->family;
@@ -169,20 +171,18 @@ static __always_inline int tunnel_summed(struct __sk_buff *skb, struct wrap *w)
 	return 0;
 }
 
-/* A packet for which all is known that has to be. RECEIVED: it is another one. */
-__noinline int tunnel_swiftly(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out, __u64 now)
+/* A packet for which all is known that has to be, not merged, and of its real server's family. RECEIVED: it is another
+ * one. */
+static __noinline int tunnel_swiftly(struct __sk_buff *skb, const struct packet *p, const struct dest *d,
+				     struct outcome *out, __u64 now)
 {
-	struct dest *d = at(&dests, dest);
 	struct tunnel_path *path;
 	int reason;
 
-	if (!p || !out || !d)
-		return DROPPED_REWRITE_FAILED;
-	if (!p->uncounted || p->ttl <= 1)
+	if (!p->uncounted || p->ttl <= 1 || p->kind != KIND_PLAIN || p->fragment)
 		return RECEIVED;
-	path = tunnel_path_known(dest, d, now);
-	if (!path || p->length > path->room || skb->gso_size || path->family != p->tuple.family || p->kind != KIND_PLAIN ||
-	    p->fragment)
+	path = tunnel_path_known(d, now);
+	if (!path || p->length > path->room)
 		return RECEIVED;
 	if (path->family == AF_INET)
 		reason = swift(skb, p, path, tunnel_unbroken(p), 0);
@@ -204,7 +204,7 @@ __noinline int tunnel_quickly(struct __sk_buff *skb, struct packet *p, __u32 des
 		return DROPPED_REWRITE_FAILED;
 	if (!p->uncounted || p->ttl <= 1)
 		return RECEIVED;
-	path = tunnel_path_known(dest, d, now);
+	path = tunnel_path_known(d, now);
 	if (!path || wire_length(skb, p) > path->room)
 		return RECEIVED;
 	tunnel_describe(&w, p, d);
@@ -304,7 +304,7 @@ __noinline int tunnel_stays(struct __sk_buff *skb, struct packet *p, __u32 dest,
 	out->verdict = TC_ACT_SHOT;
 	if (!p->uncounted)
 		uncount_hop(skb, p);
-	path = tunnel_path_known(dest, d, now);
+	path = tunnel_path_known(d, now);
 	if (!path && !tunnel_route(skb, dest, now)) {
 		out->error = 1 + ERROR_HOST;
 		return DROPPED_NO_ROUTE;
@@ -333,8 +333,11 @@ __noinline int tunnel_stays(struct __sk_buff *skb, struct packet *p, __u32 dest,
 static __always_inline int tunnel_request(struct __sk_buff *skb, struct packet *p, __u32 dest, struct outcome *out,
 					  __u64 now)
 {
-	int reason = tunnel_swiftly(skb, p, dest, out, now);
+	struct dest *d = at(&dests, dest);
+	int reason = RECEIVED;
 
+	if (d && d->family == p->tuple.family && !skb->gso_size)
+		reason = tunnel_swiftly(skb, p, d, out, now);
 	if (reason == RECEIVED)
 		reason = tunnel_quickly(skb, p, dest, out, now);
 	return reason == RECEIVED ? tunnel_slowly(skb, p, dest, out, now) : reason;
