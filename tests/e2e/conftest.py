@@ -91,6 +91,7 @@ def forwarding(lab: Lab, by_stack: bool, strict: bool = False) -> Iterator[None]
     lab.run("director", ["nft", "-f", "-"], input=_TRACKING % ("drop" if strict else "accept"))
     with lab.enter("director"), Director() as director:
         director.set_sysctl("conntrack", 1)
+    lab.pylvs("conns flush --all")  # those of before keep their way
     try:
         yield
         seen = re.findall(r"counter packets (\d+)", lab.run("director", "nft list table inet tracking").stdout)
@@ -98,6 +99,7 @@ def forwarding(lab: Lab, by_stack: bool, strict: bool = False) -> Iterator[None]
     finally:
         with lab.enter("director"), Director() as director:
             director.set_sysctl("conntrack", 0)
+        lab.pylvs("conns flush --all")
         lab.run("director", "nft delete table inet tracking")
 
 

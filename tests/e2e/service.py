@@ -116,7 +116,7 @@ class Download:
         self._file = file
         self._lab = service.lab
         path = f"/slow?rate={rate}" if rate else "/big"
-        argv = ["curl", "-sS", "-m", "25", "--no-buffer", "-o", str(file), service.url(path)]
+        argv = ["curl", "-sS", "-m", "60", "--no-buffer", "-o", str(file), service.url(path)]
         self.process = self._lab.popen("client", argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def size(self) -> int:

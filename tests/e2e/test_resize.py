@@ -53,13 +53,13 @@ def test_no_request_fails(lab: Lab, tmp_path: Path) -> None:
             rounds.append(done)
             loop = f"while [ ! -e {stop} ]; do {command.format(url=service.url())} || exit 1; echo >> {done}; done"
             clients.append(lab.popen("client", ["sh", "-c", loop], stderr=subprocess.PIPE, text=True))
-    download = services[0].download(tmp_path / "slow", rate="300k")
     with lab.enter("director"):
         running = instance.find()
     assert running is not None
     before = _reasons(running)
     try:
         lab.wait_for(lambda: all(done.exists() for done in rounds), "the clients to be at work", seconds=20)
+        download = services[0].download(tmp_path / "slow", rate="250k")
         download.wait_until(64 << 10)
         for bits in SIZES:
             count = [done.stat().st_size for done in rounds]

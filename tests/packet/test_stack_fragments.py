@@ -4,6 +4,7 @@ and for a client there. Egress undoes, or does, with all of them what it does wi
     10.1.0.1 client -- d0 | director | d1 -- 10.2.0.1 real server
 """
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,22 @@ def test_requests_by_the_stack(lvs: Harness, family: Family, method: str) -> Non
     assert join(one.packet.raw for one in left) == (
         join(cut(whole, 1000, ident=7)) if method == "-g" else join(cut(between.raw, 1000, ident=7))
     )
+
+
+def test_another_connections_way_is_its_own(lvs: Harness, family: Family) -> None:
+    """By the stack or not: whatever fragments this CPU had in hand before."""
+    talk = _stack(lvs, family, "-m")
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        for known in (False, True):
+            for sport, conntrack in enumerate((1, 0, 1, 0), 3000):
+                lvs.set(conntrack=conntrack)
+                whole = talk.from_port(sport).question(payload=SHORT)
+                came = [lvs.from_client(part).reason for part in cut(whole, 400, ident=sport + 100 * known)]
+                assert came == ["forwarded_by_stack" if conntrack else "forwarded_nat_request"] * 4, known
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def test_requests_of_which_the_stack_does_not_say_that_they_came(lvs: Harness, family: Family) -> None:

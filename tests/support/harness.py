@@ -330,8 +330,9 @@ class Harness:
         struct.pack_into("=I", context, 164, gso_segs)
         struct.pack_into("=I", context, 176, gso_size)
         verdict, after, _, _ = syscall.run(self._egress, frame(packet, interface), bytes(context), room=128)
-        changed = [name for name, then in before.items() if self.reasons()[name] != then]
-        assert len(changed) < 2
+        now = self.reasons()
+        changed = [name for name, then in before.items() if now[name] != then]
+        assert len(changed) < 2, f"counted under {changed}"
         return Sent(verdict, after, changed[0] if changed else "")
 
     def pour(self, frames: Iterable[bytes], interface: str = CLIENT, mark: int = 0) -> None:

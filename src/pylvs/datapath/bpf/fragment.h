@@ -271,6 +271,7 @@ __noinline int first_directions(void)
 	if (!d && conn_method(c) != METHOD_BYPASS)
 		return 0;
 	f->datagram.way.nat = conn_method(c) == METHOD_MASQ;
+	f->datagram.way.stays = 0;	/* as followers of another one have left it: they say where it goes themselves */
 	f->datagram.way.address = f->key.dst;
 	if (d)
 		stack_address(d, dest, c->status & STATUS_FLAG(CONN_STACK) ? f->key.family : d->family,
