@@ -332,6 +332,8 @@ class Harness:
         verdict, after, _, _ = syscall.run(self._egress, frame(packet, interface), bytes(context), room=128)
         now = self.reasons()
         changed = [name for name, then in before.items() if now[name] != then]
+        if {"received", "up_not_ip"} <= {*changed}:  # an ARP message of the stack's, or of the others', meanwhile
+            changed = [name for name in changed if name not in ("received", "up_not_ip")]
         assert len(changed) < 2, f"counted under {changed}"
         return Sent(verdict, after, changed[0] if changed else "")
 
