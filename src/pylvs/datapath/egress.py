@@ -10,9 +10,10 @@ between leaves it where nobody needs it, or `agree`, at the next command, puts i
 import errno
 import os
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pylvs.datapath import _layout, bpffs, interfaces, netlink, programs, strangers
+from pylvs.datapath import _layout, bpffs, interfaces, netlink, programs
 from pylvs.datapath.layout import SERVICE_KEY
 from pylvs.datapath.records import unpack_address
 from pylvs.model import MASQ, TUNNEL, RealServer, VirtualService
@@ -58,6 +59,13 @@ def of_stack(instance: "Instance", numbers: Iterable[int]) -> int:
     return STACK
 
 
+def _strangers() -> ModuleType:
+    """Imported when it is needed, which is seldom: commands are to start quickly."""
+    from pylvs.datapath import strangers
+
+    return strangers
+
+
 def demand(instance: "Instance", needs: int) -> None:
     """Something is to come that needs it. The caller holds the lock.
 
@@ -70,7 +78,7 @@ def demand(instance: "Instance", needs: int) -> None:
     known = instance.config.get(0, "egress")
     missing = needs & ~known
     if missing & OTHER:
-        strangers.lay()
+        _strangers().lay()
     if missing & ~OTHER:
         instance.config.put(0, "egress", known | needs & ~OTHER)
         if not known:
@@ -93,7 +101,7 @@ def reconsider(instance: "Instance", numbers: Iterable[int]) -> None:
     if needed != known:
         instance.config.put(0, "egress", needed)
         if known & ~needed & OTHER:
-            strangers.remove()
+            _strangers().remove()
         agree(instance)
 
 
@@ -149,7 +157,7 @@ def agree(instance: "Instance", coming: int = 0) -> None:
         os.mkdir(where, 0o700)
     wanted, there = set(instance.attached()) - {_LO}, set(interfaces.attached(where))
     if needs & OTHER:
-        wanted.add(strangers.lay())
+        wanted.add(_strangers().lay())
     interfaces.forget_others(where, wanted)
     for interface in netlink.interfaces() if wanted - there else ():
         if interface.ifindex in wanted - there:
