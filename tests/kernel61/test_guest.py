@@ -31,7 +31,7 @@ TESTS = {
     "forms": [f"packet/test_{name}" for name in ("linkless", "fragments", "fragments_jumbo")],
     "sums": ["packet/test_complete"],
     "ftp": [f"packet/test_{name}" for name in ("ftp", "ftp_rare", "ftp_stream")],
-    "unwrapping": [f"packet/test_{name}" for name in ("decap", "decap_life", "tunnel", "egress")],
+    "unwrapping": [f"packet/test_{name}" for name in ("decap_life", "tunnel_errors", "egress", "clsact")],
 }
 """What packets go through; the schedulers, too: a verifier may take a loop of theirs for what it is not. A virtual
 machine for each, of some minutes."""
