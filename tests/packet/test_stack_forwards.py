@@ -13,9 +13,10 @@ import pytest
 from pylvs.cli import status
 from pylvs.datapath import _layout, resize
 from support.books import audit
+from support.forwarding import hop
 from support.fragments import cut, join
 from support.harness import CLIENT, MACS, SERVER, UP, Harness, Result, Sent, by_lo, ip
-from support.packets import ICMP, TCP, UDP, dissect, resum_ipv4, wrong_sums
+from support.packets import ICMP, TCP, UDP, dissect, wrong_sums
 from support.talk import IPV4, Family, Talk, at
 from support.tunnels import unwrap, wrong_tunnel_sums
 
@@ -98,7 +99,7 @@ def test_tunnels_by_the_stack(lvs: Harness, family: Family, protocol: int, kind:
     forwarded = talk.question("S", ttl=8)
     between = dissect(asked.packet.raw)
     for _ in range(2):  # the way is asked for, and remembered
-        sent = lvs.leave_by(SERVER, _hop(between.raw), came_in=CLIENT)
+        sent = lvs.leave_by(SERVER, hop(between.raw), came_in=CLIENT)
         assert (sent.reason, sent.verdict) == ("sent_request", REDIRECT)
         assert not wrong_tunnel_sums(sent.frame[14:])
         tunnelled = unwrap(sent.frame[14:])
@@ -107,16 +108,6 @@ def test_tunnels_by_the_stack(lvs: Harness, family: Family, protocol: int, kind:
     assert lvs.leave_by(SERVER, sent.frame[14:], came_in=CLIENT).reason == "", "it leaves once more, as it is"
     assert audit(lvs.instance) == (1, 1, 0)
     assert lvs.director.totals()[:3] == (1, 1, 0)
-
-
-def _hop(packet: bytes) -> bytes:
-    """The packet after a router."""
-    raw = bytearray(packet)
-    if raw[0] >> 4 == 6:
-        raw[7] -= 1
-        return bytes(raw)
-    raw[8] -= 1
-    return resum_ipv4(bytes(raw))
 
 
 def test_what_does_not_fit_into_the_tunnel(lvs: Harness, family: Family) -> None:
